@@ -1,0 +1,1 @@
+//! Wiring only: channels, tasks, shutdown order.

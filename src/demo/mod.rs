@@ -1,0 +1,1 @@
+//! Real servers in a temporary directory, and real incidents staged on them.

@@ -1,0 +1,418 @@
+//! The vocabulary: what an edge hands to the engine.
+//!
+//! These types are also the capture format, one JSON object a line, so their
+//! field names are public. Invariants: absent and `null` mean the same; unknown
+//! fields are ignored; every list is bounded by the edge that fills it; query
+//! text is already redacted when it gets here.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Seconds since the Unix epoch, with a fraction.
+pub type UnixSeconds = f64;
+
+/// One poll of a server, or one report of endpoint traffic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When the edge began to look.
+    pub t: UnixSeconds,
+    #[serde(flatten)]
+    pub report: Report,
+}
+
+/// What was seen, by kind of source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "source", rename_all = "lowercase")]
+pub enum Report {
+    Postgres(PostgresReport),
+    Pgbouncer(PgbouncerReport),
+    Traffic(TrafficReport),
+}
+
+/// Why a poll gave no data. The wire names are the `reason` label of
+/// `snowpit_poll_failures_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReason {
+    Timeout,
+    Refused,
+    /// SQLSTATE 53300: the server has no free connection slot. A finding, not
+    /// only a failure.
+    TooManyConnections,
+    Auth,
+    Tls,
+    Permission,
+    Protocol,
+    #[serde(other)]
+    Other,
+}
+
+impl FailureReason {
+    /// The label value, the same word as in a capture.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Auth => "auth",
+            Self::Tls => "tls",
+            Self::Permission => "permission",
+            Self::Protocol => "protocol",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// One look at a PostgreSQL server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PostgresReport {
+    pub target: String,
+    /// Set when the poll failed; every other field is then empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Server>,
+    /// Sum of `pg_stat_database.sessions` (14+); a counter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sessions_opened_total: Option<u64>,
+    /// Every client backend once, grouped on the server.
+    #[serde(deserialize_with = "null_as_default")]
+    pub groups: Vec<Group>,
+    /// Single rows of the sessions that matter: lock holders and waiters, the
+    /// oldest transactions, try-lock callers, a bounded sample of the active.
+    #[serde(deserialize_with = "null_as_default")]
+    pub backends: Vec<Backend>,
+    /// Locks that are advisory or not granted, and those of the holders in
+    /// their way.
+    #[serde(deserialize_with = "null_as_default")]
+    pub locks: Vec<Lock>,
+    /// The whole lock table, counted on the server.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub lock_counts: Vec<LockCount>,
+    /// True when the poller's own limit cut `locks` or `backends`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+    /// Prepared transactions (`pg_prepared_xacts`), which hold locks without a
+    /// backend.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub prepared: Vec<PreparedTransaction>,
+    /// Names of the databases of this server; key formulas need them.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub databases: Vec<String>,
+    /// False when the role cannot see other sessions' state
+    /// (no `pg_read_all_stats`); absent in captures of other tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sees_all_sessions: Option<bool>,
+}
+
+/// Facts of the server itself.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// `server_version_num`, for example 150018.
+    pub version: Option<u32>,
+    /// `pg_postmaster_start_time()`.
+    pub started_at: Option<UnixSeconds>,
+    pub in_recovery: Option<bool>,
+    pub max_connections: Option<u32>,
+    /// `superuser_reserved_connections` + `reserved_connections` (16+).
+    pub reserved_connections: Option<u32>,
+}
+
+/// A number of client backends that are alike in every field but the pid.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Group {
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub application: Option<String>,
+    /// `client_addr` as text; `None` over a unix socket.
+    pub client: Option<String>,
+    /// `pg_stat_activity.state`, for example `idle in transaction`.
+    pub state: Option<String>,
+    /// `None` when the session is idle: an idle session always shows
+    /// `Client/ClientRead`, which says nothing.
+    pub wait_event_type: Option<String>,
+    pub wait_event: Option<String>,
+    /// The route tag of the running statement's comment; `None` when idle or
+    /// untagged.
+    pub route: Option<String>,
+    pub count: u32,
+}
+
+/// One backend of `pg_stat_activity`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backend {
+    pub pid: i32,
+    /// With `pid` the identity of a backend: pids come back.
+    pub backend_start: Option<UnixSeconds>,
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub application: Option<String>,
+    pub client: Option<String>,
+    /// -1 over a unix socket.
+    pub client_port: Option<i32>,
+    pub state: Option<String>,
+    pub wait_event_type: Option<String>,
+    pub wait_event: Option<String>,
+    pub xact_start: Option<UnixSeconds>,
+    pub query_start: Option<UnixSeconds>,
+    pub state_change: Option<UnixSeconds>,
+    /// `backend_xmin` is set: the session holds back vacuum.
+    pub holds_xmin: bool,
+    pub query_id: Option<i64>,
+    /// The last statement, redacted and cut.
+    pub query: Option<String>,
+    /// The parallel leader's pid of a parallel worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader_pid: Option<i32>,
+}
+
+/// One row of `pg_locks`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lock {
+    /// `None`: a prepared transaction holds it.
+    pub pid: Option<i32>,
+    pub locktype: String,
+    pub database: Option<String>,
+    /// The oid of the relation, as text, or its name where that is known.
+    pub relation: Option<String>,
+    pub page: Option<i64>,
+    pub tuple: Option<i64>,
+    pub mode: String,
+    pub granted: bool,
+    /// Ends in `/0` when the backend has no transaction; `-1/XID` of a prepared
+    /// transaction.
+    pub virtualtransaction: Option<String>,
+    pub classid: Option<u32>,
+    pub objid: Option<u32>,
+    /// Of an advisory lock: 1 for a bigint key, 2 for two int4 keys.
+    pub objsubid: Option<i32>,
+    pub transactionid: Option<String>,
+    pub virtualxid: Option<String>,
+    /// Since when a request waits (14+); NULL for a moment, and for holders.
+    pub waitstart: Option<UnixSeconds>,
+}
+
+/// How many rows of `pg_locks` are alike in these columns.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LockCount {
+    pub locktype: String,
+    pub mode: String,
+    pub granted: bool,
+    pub count: u32,
+}
+
+/// One row of `pg_prepared_xacts`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PreparedTransaction {
+    /// The transaction id, as in `virtualtransaction` behind `-1/`.
+    pub transaction: String,
+    pub gid: String,
+    pub prepared: Option<UnixSeconds>,
+    pub owner: Option<String>,
+    pub database: Option<String>,
+}
+
+/// One look at a PgBouncer process through its console. The pseudo-database
+/// `pgbouncer` is left out of every list.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PgbouncerReport {
+    pub pooler: String,
+    pub target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<FailureReason>,
+    /// For example `1.18.0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub pools: Vec<Pool>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub servers: Vec<ServerSocket>,
+    /// Read only while a lock verdict needs it; `None` when it was not read,
+    /// which is not the same as no client.
+    pub clients: Option<Vec<ClientSocket>>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub stats: Vec<PoolStats>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub databases: Vec<PoolDatabase>,
+    #[serde(deserialize_with = "null_as_default")]
+    pub lists: Lists,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<PoolerConfig>,
+    /// SHOW rows or clients beyond the poller's limit were left out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
+}
+
+/// One row of `SHOW POOLS`. Counts of sockets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pool {
+    pub database: String,
+    pub user: String,
+    pub cl_active: u32,
+    pub cl_waiting: u32,
+    pub cl_cancel_req: u32,
+    pub sv_active: u32,
+    pub sv_idle: u32,
+    pub sv_used: u32,
+    pub sv_tested: u32,
+    pub sv_login: u32,
+    /// `maxwait` and `maxwait_us` joined: microseconds that the first waiter
+    /// has waited.
+    pub maxwait_us: u64,
+    /// `session`, `transaction` or `statement`.
+    pub pool_mode: String,
+}
+
+/// One row of `SHOW SERVERS`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServerSocket {
+    /// The pooler's alias of the database, not always its real name.
+    pub database: String,
+    pub user: String,
+    pub state: String,
+    /// The server's address as the pooler sees it; `unix` over a socket.
+    pub addr: String,
+    pub port: u16,
+    pub remote_pid: i32,
+    pub local_addr: String,
+    pub local_port: u16,
+    /// Reused after the socket is closed.
+    pub ptr: String,
+    /// The linked client's `ptr`; empty when unlinked.
+    pub link: String,
+    /// Never reused (1.24+).
+    pub id: Option<String>,
+    /// Opaque: in the pooler's local zone.
+    pub connect_time: String,
+    /// When the server last sent something. Opaque, see `connect_time`.
+    pub request_time: String,
+    /// Keeps the *last* client's name after unlink (1.18+).
+    pub application_name: Option<String>,
+}
+
+/// One row of `SHOW CLIENTS`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientSocket {
+    pub database: String,
+    pub user: String,
+    pub state: String,
+    pub addr: String,
+    pub port: u16,
+    pub ptr: String,
+    pub link: String,
+    pub id: Option<String>,
+    pub connect_time: String,
+    /// When the client last sent something. Opaque.
+    pub request_time: String,
+    /// Seconds from that request to this poll, by the pooler's own clock (one
+    /// second resolution); absent when it could not be worked out.
+    pub request_age: Option<f64>,
+    pub application_name: Option<String>,
+}
+
+/// One row of `SHOW STATS`: totals since the pooler started. Times in
+/// microseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolStats {
+    pub database: String,
+    pub total_xact_count: u64,
+    pub total_query_count: u64,
+    pub total_xact_time: u64,
+    pub total_query_time: u64,
+    pub total_wait_time: u64,
+}
+
+/// One row of `SHOW DATABASES`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolDatabase {
+    /// The alias that clients connect to.
+    pub name: String,
+    /// The real database.
+    pub database: String,
+    pub host: Option<String>,
+    pub port: u16,
+    pub force_user: Option<String>,
+    pub pool_size: u32,
+    pub reserve_pool_size: u32,
+    pub pool_mode: Option<String>,
+    /// 0 means unlimited.
+    pub max_connections: u32,
+    pub current_connections: u32,
+    pub paused: bool,
+    pub disabled: bool,
+}
+
+/// The rows of `SHOW LISTS` that matter.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lists {
+    pub used_clients: u32,
+    pub login_clients: u32,
+    pub used_servers: u32,
+    pub pools: u32,
+}
+
+/// The settings of `SHOW CONFIG` that matter.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolerConfig {
+    pub max_client_conn: u32,
+    /// Several processes share one port: a login shows one of them at random,
+    /// so this console does not tell of every server connection.
+    pub so_reuseport: bool,
+    pub server_reset_query_always: bool,
+    pub pool_mode: String,
+}
+
+/// Requests that ended in the `interval` seconds up to `until`, by route.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrafficReport {
+    pub service: String,
+    /// Absent: up to the sample's `t`.
+    pub until: Option<UnixSeconds>,
+    pub interval: f64,
+    #[serde(deserialize_with = "null_as_default")]
+    pub routes: Vec<RouteTraffic>,
+}
+
+/// One route's requests in a [`TrafficReport`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteTraffic {
+    pub route: String,
+    pub requests: f64,
+    /// Sum of the durations of those requests.
+    pub duration_seconds: f64,
+    /// Requests running now, where the application reports it.
+    pub in_flight: Option<f64>,
+}
+
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
