@@ -68,6 +68,16 @@ pub enum Cause {
     Unknown,
 }
 
+impl Cause {
+    /// The word of the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Endpoint => "endpoint",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One candidate of an attribution.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attribution {

@@ -1,1 +1,8 @@
-//! The edges out.
+//! The edges out: metrics, the HTTP interface, the log.
+//!
+//! Invariant: everything here reads the last snapshot and counters of our own;
+//! nothing waits for a source, so a scrape costs the databases nothing.
+
+pub mod log;
+pub mod metrics;
+pub mod web;

@@ -1,0 +1,83 @@
+//! How snowpit itself is: its build, its sources, its engine.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use super::page::{Buckets, Page};
+use super::table;
+
+/// Which commit this was built from, when the build says so.
+pub const REVISION: &str = match option_env!("SNOWPIT_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Upper bounds in seconds. A sample takes the engine from some tens of
+/// microseconds to a few milliseconds at thousands of backends.
+const TICK_BOUNDS: [f64; 9] = [
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.025, 0.1,
+];
+
+/// How long the engine takes for a sample. Written by the task that owns the
+/// engine, read by a scrape; each holds the lock for a moment only.
+#[derive(Debug)]
+pub struct EngineTicks(Mutex<Histogram<u64>>);
+
+impl Default for EngineTicks {
+    fn default() -> Self {
+        // One microsecond to one minute in three digits: what is longer is
+        // counted as a minute.
+        let histogram = Histogram::new_with_bounds(1, 60_000_000, 3);
+        Self(Mutex::new(histogram.expect("the bounds are constants")))
+    }
+}
+
+impl EngineTicks {
+    /// Counts one call of the engine.
+    pub fn record(&self, took: Duration) {
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.with(|histogram| histogram.saturating_record(microseconds));
+    }
+
+    /// The given quantile in seconds; `None` before the first call.
+    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+        self.with(|histogram| {
+            (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile) as f64 / 1e6)
+        })
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&mut Histogram<u64>) -> T) -> T {
+        let mut histogram = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        read(&mut histogram)
+    }
+}
+
+/// Build and engine.
+pub fn put_engine(page: &mut Page, ticks: &EngineTicks) {
+    let version = env!("CARGO_PKG_VERSION");
+    page.put(&table::BUILD_INFO, [version, REVISION], 1.0);
+    let buckets = ticks.with(|histogram| cut(histogram, &TICK_BOUNDS));
+    page.put_histogram(&table::ENGINE_TICK, [], buckets);
+}
+
+/// A histogram of microseconds cut at bounds given in seconds. The sum is that
+/// of the recorded values at the histogram's own resolution.
+fn cut(histogram: &Histogram<u64>, bounds: &[f64]) -> Buckets {
+    let mut counts: Vec<(f64, u64)> = bounds.iter().map(|bound| (*bound, 0)).collect();
+    counts.push((f64::INFINITY, 0));
+    let mut sum = 0.0;
+    for step in histogram.iter_recorded() {
+        let seconds = step.value_iterated_to() as f64 / 1e6;
+        let count = step.count_at_value();
+        sum += seconds * count as f64;
+        if let Some(bucket) = counts.iter_mut().find(|(bound, _)| seconds <= *bound) {
+            bucket.1 += count;
+        }
+    }
+    Buckets { counts, sum }
+}
