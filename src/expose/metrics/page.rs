@@ -146,9 +146,12 @@ pub fn clip(value: &str) -> String {
     value.chars().take(LABEL_CHARS).collect()
 }
 
+/// Subjects and how many there are of each.
+pub type Counts<K> = Vec<(K, f64)>;
+
 /// The `limit` largest entries and what is left over. Equal ones are taken in
 /// order of their keys, so that the choice does not flap.
-pub fn largest<K: Ord>(counts: BTreeMap<K, f64>, limit: usize) -> (Vec<(K, f64)>, Vec<(K, f64)>) {
+pub fn largest<K: Ord>(counts: BTreeMap<K, f64>, limit: usize) -> (Counts<K>, Counts<K>) {
     let mut entries: Vec<_> = counts.into_iter().collect();
     entries.sort_by(|(_, a), (_, b)| b.total_cmp(a));
     let rest = entries.split_off(limit.min(entries.len()));
