@@ -1,0 +1,311 @@
+//! The connection limit comes near.
+//!
+//! Used slots over the slots that ordinary roles can have (`max_connections`
+//! less the reserved ones). The ratio must hold for some seconds to open the
+//! incident, and to close it at a lower one. A login refused with SQLSTATE 53300
+//! needs no such patience: the slots are gone. While polls fail otherwise the
+//! last judgement stands, because nobody can say that it is over.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::json;
+
+use super::words;
+use crate::engine::incident::{Finding, Kind, Severity};
+use crate::engine::settings::{ConnectionHeadroom, Settings};
+use crate::sample::{FailureReason, PostgresReport, UnixSeconds};
+
+/// The forecast looks at the growth of this many seconds.
+const SLOPE_WINDOW: f64 = 60.0;
+
+/// Seconds of growth without which there is no forecast.
+const SLOPE_LEAST: f64 = 5.0;
+
+/// A forecast further away than this is no news, seconds.
+const FORECAST_HORIZON: f64 = 3600.0;
+
+/// Points kept for the slope: polls more frequent than every 0.25 s push out
+/// the oldest.
+const SLOPE_POINTS: usize = 240;
+
+/// Applications named as holders.
+const HOLDERS: usize = 5;
+
+/// Slots in use at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Slots {
+    used: f64,
+    max_connections: u32,
+    reserved: u32,
+}
+
+impl Slots {
+    /// `None` when the report does not tell, or leaves no slot to anybody.
+    fn of(report: &PostgresReport) -> Option<Self> {
+        let server = report.server.as_ref()?;
+        let slots = Self {
+            used: report
+                .groups
+                .iter()
+                .map(|group| f64::from(group.count))
+                .sum(),
+            max_connections: server.max_connections?,
+            reserved: server.reserved_connections.unwrap_or(0),
+        };
+        (slots.available() > 0.0).then_some(slots)
+    }
+
+    fn available(&self) -> f64 {
+        f64::from(self.max_connections.saturating_sub(self.reserved))
+    }
+
+    fn ratio(&self) -> f64 {
+        self.used / self.available()
+    }
+}
+
+/// Watches the slots of one target.
+#[derive(Debug, Clone)]
+pub struct Headroom {
+    target: String,
+    settings: ConnectionHeadroom,
+    last_t: UnixSeconds,
+    slots: Option<Slots>,
+    /// Who had the slots at the last good poll, most first.
+    holders: Vec<(String, u64)>,
+    recent: VecDeque<(UnixSeconds, f64)>,
+    /// Since when the ratio has been over (closed) or under (open) its mark.
+    crossed_since: Option<UnixSeconds>,
+    /// Since when the incident lasts.
+    open_since: Option<UnixSeconds>,
+    /// Logins refused in a row.
+    refused: u32,
+}
+
+impl Headroom {
+    pub fn new(target: &str, settings: &Settings) -> Self {
+        Self {
+            target: target.to_owned(),
+            settings: settings.detect.connection_headroom.clone(),
+            last_t: f64::NEG_INFINITY,
+            slots: None,
+            holders: Vec::new(),
+            recent: VecDeque::new(),
+            crossed_since: None,
+            open_since: None,
+            refused: 0,
+        }
+    }
+
+    /// Takes in one report, good or failed. A finding as long as the incident
+    /// lasts.
+    pub fn observe(&mut self, t: UnixSeconds, report: &PostgresReport) -> Option<Finding> {
+        if !self.settings.enabled {
+            return None;
+        }
+        if t.is_finite() && t > self.last_t {
+            self.last_t = t;
+            match report.error {
+                None => self.count(t, report),
+                Some(FailureReason::TooManyConnections) => {
+                    self.refused = self.refused.saturating_add(1);
+                    self.open_since.get_or_insert(t);
+                    self.crossed_since = None;
+                }
+                Some(_) => {}
+            }
+        }
+        self.open_since.map(|onset| self.finding(onset))
+    }
+
+    fn count(&mut self, t: UnixSeconds, report: &PostgresReport) {
+        let Some(slots) = Slots::of(report) else {
+            return;
+        };
+        self.refused = 0;
+        self.slots = Some(slots);
+        self.holders = holders(report);
+        self.recent.push_back((t, slots.used));
+        while let Some(&(oldest, _)) = self.recent.front() {
+            if t - oldest <= SLOPE_WINDOW && self.recent.len() <= SLOPE_POINTS {
+                break;
+            }
+            self.recent.pop_front();
+        }
+        let ratio = slots.ratio();
+        let crossed = if self.open_since.is_some() {
+            ratio < self.settings.resolve_ratio
+        } else {
+            ratio >= self.settings.open_ratio
+        };
+        if !crossed {
+            self.crossed_since = None;
+            return;
+        }
+        let since = *self.crossed_since.get_or_insert(t);
+        if t - since >= self.settings.hold {
+            self.crossed_since = None;
+            self.open_since = match self.open_since {
+                Some(_) => None,
+                None => Some(since),
+            };
+        }
+    }
+
+    /// Sessions a second over the last minute, by least squares.
+    fn slope(&self) -> Option<f64> {
+        let (&(first, _), &(last, _)) = (self.recent.front()?, self.recent.back()?);
+        if last - first < SLOPE_LEAST {
+            return None;
+        }
+        let n = self.recent.len() as f64;
+        let mean_t = self.recent.iter().map(|&(t, _)| t - first).sum::<f64>() / n;
+        let mean_y = self.recent.iter().map(|&(_, y)| y).sum::<f64>() / n;
+        let (mut covariance, mut variance) = (0.0, 0.0);
+        for &(t, y) in &self.recent {
+            let from_mean = t - first - mean_t;
+            covariance += from_mean * (y - mean_y);
+            variance += from_mean * from_mean;
+        }
+        (variance > 0.0).then(|| covariance / variance)
+    }
+
+    fn finding(&self, onset_at: UnixSeconds) -> Finding {
+        let gone = self.refused > 0 || self.slots.is_some_and(|slots| slots.ratio() >= 1.0);
+        let mut subject = serde_json::Map::new();
+        if let Some(slots) = &self.slots {
+            subject.insert("used".to_owned(), json!(slots.used));
+            subject.insert("limit".to_owned(), json!(slots.available()));
+            subject.insert("max_connections".to_owned(), json!(slots.max_connections));
+            subject.insert("reserved_connections".to_owned(), json!(slots.reserved));
+            let ratio = (slots.ratio() * 1000.0).round() / 1000.0;
+            subject.insert("ratio".to_owned(), json!(ratio));
+        }
+        Finding {
+            kind: Kind::ConnectionHeadroom,
+            key: String::new(),
+            severity: if gone {
+                Severity::Critical
+            } else {
+                Kind::ConnectionHeadroom.severity()
+            },
+            cause: None,
+            onset_at,
+            subject,
+            summary: self.summary(),
+            attribution: Vec::new(),
+            unexplained_share: None,
+            evidence: self.evidence(),
+            actions: self.actions(),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let target = &self.target;
+        match (&self.slots, self.refused > 0) {
+            (Some(slots), true) => format!(
+                "{target} refuses logins: its {} connection slots are gone",
+                words::count(slots.available()),
+            ),
+            (None, true) => format!("{target} refuses logins: its connection slots are gone"),
+            (Some(slots), false) => format!(
+                "{target} has {} of {} connection slots in use ({})",
+                words::count(slots.used),
+                words::count(slots.available()),
+                words::percent(slots.ratio()),
+            ),
+            (None, false) => format!("{target} is short of connection slots"),
+        }
+    }
+
+    fn evidence(&self) -> Vec<String> {
+        let mut evidence = Vec::new();
+        if self.refused > 0 {
+            evidence.push(format!(
+                "the server refused our own login with SQLSTATE 53300 (too many connections), {} in a row",
+                words::plural(f64::from(self.refused), "time"),
+            ));
+        }
+        let Some(slots) = &self.slots else {
+            return evidence;
+        };
+        let when = if self.refused > 0 {
+            "at the last good poll "
+        } else {
+            ""
+        };
+        evidence.push(format!(
+            "{when}{} of {} slots were in use: max_connections is {}, of which {} are reserved",
+            words::count(slots.used),
+            words::count(slots.available()),
+            words::count(f64::from(slots.max_connections)),
+            words::count(f64::from(slots.reserved)),
+        ));
+        if self.refused == 0 {
+            evidence.extend(self.forecast(slots));
+        }
+        if !self.holders.is_empty() {
+            let list: Vec<String> = self
+                .holders
+                .iter()
+                .map(|(application, count)| {
+                    let name = words::application(application);
+                    format!("{name} {}", words::count(*count as f64))
+                })
+                .collect();
+            evidence.push(format!("most slots are held by {}", list.join(", ")));
+        }
+        evidence
+    }
+
+    fn forecast(&self, slots: &Slots) -> Option<String> {
+        let slope = self.slope()?;
+        let left = (slots.available() - slots.used).max(0.0);
+        let seconds = left / slope;
+        (slope > 0.0 && left > 0.0 && seconds <= FORECAST_HORIZON).then(|| {
+            format!(
+                "at the growth of the last minute ({slope:.1} a second) the last slot is gone in {}",
+                words::duration(seconds),
+            )
+        })
+    }
+
+    fn actions(&self) -> Vec<String> {
+        let mut actions = vec![
+            "SELECT application_name, usename, client_addr, state, count(*) \
+             FROM pg_stat_activity WHERE backend_type = 'client backend' \
+             GROUP BY 1, 2, 3, 4 ORDER BY 5 DESC LIMIT 20;"
+                .to_owned(),
+        ];
+        if let Some((application, _)) = self.holders.first() {
+            actions.push(format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE application_name = {} AND state = 'idle' \
+                 AND state_change < now() - interval '5 minutes';  \
+                 -- only sessions idle for five minutes",
+                words::sql_literal(application),
+            ));
+        }
+        actions
+    }
+}
+
+/// Applications by slots held, most first. Nameless sessions have the empty
+/// name.
+fn holders(report: &PostgresReport) -> Vec<(String, u64)> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for group in &report.groups {
+        let application = group.application.as_deref().unwrap_or("");
+        *counts.entry(application).or_default() += u64::from(group.count);
+    }
+    let mut sorted: Vec<(&str, u64)> = counts.into_iter().collect();
+    sorted.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    sorted.truncate(HOLDERS);
+    sorted
+        .into_iter()
+        .map(|(application, count)| (words::name(application), count))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

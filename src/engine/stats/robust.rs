@@ -1,0 +1,67 @@
+//! Middle and spread of a few values, of which up to half may be wild.
+
+/// The median; `None` of nothing. Sorts the slice.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    if values.is_empty() {
+        return None;
+    }
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    Some(if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        f64::midpoint(values[middle - 1], values[middle])
+    })
+}
+
+/// σ of a normal distribution over its median absolute deviation.
+const MAD_TO_SIGMA: f64 = 1.4826;
+
+/// σ as the median absolute deviation from `centre` has it; 0 of nothing.
+pub fn sigma_about(centre: f64, values: impl Iterator<Item = f64>) -> f64 {
+    let mut deviations: Vec<f64> = values.map(|value| (value - centre).abs()).collect();
+    MAD_TO_SIGMA * median(&mut deviations).unwrap_or(0.0)
+}
+
+/// The smallest value below or at which half of all weight lies. `sorted` holds
+/// (value, weight) in order of value; weights must not be negative.
+pub fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
+    let half = sorted.clone().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut below = 0.0;
+    let mut last = None;
+    for (value, weight) in sorted {
+        below += weight;
+        last = Some(value);
+        if below >= half && weight > 0.0 {
+            break;
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn median_of_odd_even_and_none() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&mut []), None);
+    }
+
+    #[test]
+    fn a_third_of_wild_values_hardly_moves_the_spread() {
+        let calm = (0..20).map(|i| f64::from(i % 5));
+        let wild = std::iter::repeat_n(1e6, 8);
+        let sigma = sigma_about(2.0, calm.chain(wild));
+        assert!(sigma < 4.0, "{sigma}");
+    }
+
+    #[test]
+    fn weights_decide_the_middle() {
+        let values = [(1.0, 1.0), (2.0, 1.0), (9.0, 5.0)];
+        assert_eq!(weighted_median(values.iter().copied()), Some(9.0));
+        assert_eq!(weighted_median(std::iter::empty()), None);
+    }
+}
