@@ -120,6 +120,10 @@ pub struct PostgresReport {
 pub struct Server {
     /// `server_version_num`, for example 150018.
     pub version: Option<u32>,
+    /// `clock_timestamp()` of this poll: what sets the server's time stamps
+    /// against the sample's `t`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock: Option<UnixSeconds>,
     /// `pg_postmaster_start_time()`.
     pub started_at: Option<UnixSeconds>,
     pub in_recovery: Option<bool>,

@@ -1,7 +1,8 @@
 //! The incident record and its life: opened, updated, resolved.
 //!
-//! Detectors say each tick what they find ([`Finding`]); the [`Ledger`] turns
-//! that into incidents and tells of each change once. Hysteresis is the
+//! Detectors say each tick what they find ([`Finding`]); the
+//! [`Ledger`](super::ledger::Ledger) turns that into incidents and tells of
+//! each change once. Hysteresis is the
 //! detectors' business: a finding that is no longer given is resolved.
 
 use serde::{Deserialize, Serialize};

@@ -7,10 +7,119 @@
 pub mod correlate;
 pub mod detect;
 pub mod incident;
+pub mod ledger;
 pub mod locks;
 pub mod settings;
 pub mod snapshot;
 pub mod stats;
+mod target;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use settings::Settings;
 pub use snapshot::Snapshot;
+
+use crate::sample::{Report, Sample, UnixSeconds};
+use incident::{Effect, Kind};
+use ledger::Ledger;
+use target::{Findings, Target};
+
+/// Targets that samples may bring in without being configured, as a replayed
+/// capture does. More than anybody watches with one daemon.
+const MAX_TARGETS: usize = 1_000;
+
+/// All that the program knows, and the only thing that changes it.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Arc<Settings>,
+    targets: BTreeMap<String, Target>,
+    ledger: Ledger,
+    at: UnixSeconds,
+}
+
+impl Engine {
+    pub fn new(settings: Settings) -> Self {
+        let settings = Arc::new(settings);
+        let targets = settings
+            .targets
+            .iter()
+            .map(|name| (name.clone(), Target::new(name, &settings)))
+            .collect();
+        Self {
+            settings,
+            targets,
+            ledger: Ledger::default(),
+            at: 0.0,
+        }
+    }
+
+    /// Takes in one sample and says what changed. A sample without a finite
+    /// time, or of a target beyond the limit, changes nothing.
+    pub fn apply(&mut self, sample: Sample) -> Vec<Effect> {
+        let t = sample.t;
+        if !t.is_finite() {
+            return Vec::new();
+        }
+        self.at = self.at.max(t);
+        match sample.report {
+            Report::Postgres(report) => {
+                let name = report.target.clone();
+                let open = self.ledger.is_open(&name, Kind::ConnectionAvalanche);
+                let Some(target) = self.target(&name) else {
+                    return Vec::new();
+                };
+                let findings = target.postgres(t, report, open);
+                self.settle(&name, findings, t)
+            }
+            Report::Pgbouncer(report) => {
+                let name = report.target.clone();
+                let Some(target) = self.target(&name) else {
+                    return Vec::new();
+                };
+                let findings = target.pgbouncer(t, report);
+                self.settle(&name, findings, t)
+            }
+            // Completed requests are not evidence yet.
+            Report::Traffic(_) => Vec::new(),
+        }
+    }
+
+    fn settle(&mut self, target: &str, findings: Findings, t: UnixSeconds) -> Vec<Effect> {
+        let Findings { kinds, findings } = findings;
+        self.ledger.settle(target, kinds, findings, t)
+    }
+
+    fn target(&mut self, name: &str) -> Option<&mut Target> {
+        if !self.targets.contains_key(name) {
+            if self.targets.len() >= MAX_TARGETS {
+                return None;
+            }
+            let target = Target::new(name, &self.settings);
+            self.targets.insert(name.to_owned(), target);
+        }
+        self.targets.get_mut(name)
+    }
+
+    /// What is known now, for everything that shows it.
+    pub fn snapshot(&self) -> Snapshot {
+        let targets = self.targets.iter();
+        Snapshot {
+            at: self.at,
+            targets: targets
+                .clone()
+                .map(|(name, target)| (name.clone(), Arc::new(target.view())))
+                .collect(),
+            poolers: targets
+                .clone()
+                .flat_map(|(_, target)| target.poolers().clone())
+                .collect(),
+            open: self.ledger.open(),
+            resolved: self.ledger.resolved(),
+            incidents_total: self.ledger.totals().clone(),
+            clients_wanted: targets
+                .flat_map(|(_, target)| target.clients_wanted().cloned())
+                .collect(),
+        }
+    }
+}

@@ -3,6 +3,8 @@
 
 use ipnet::IpNet;
 
+pub use super::locks::key::LockKey;
+
 /// Everything the engine is told at start.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
@@ -41,22 +43,6 @@ pub struct NamedLock {
     pub name: String,
     /// A long-held one is normal: it never opens an incident.
     pub allow: bool,
-}
-
-/// The key of an advisory lock as the application wrote it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LockKey {
-    Big(i64),
-    Pair(i32, i32),
-}
-
-impl std::fmt::Display for LockKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Big(key) => write!(f, "{key}"),
-            Self::Pair(first, second) => write!(f, "{first},{second}"),
-        }
-    }
 }
 
 /// Thresholds, one struct a detector.

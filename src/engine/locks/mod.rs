@@ -1,150 +1,18 @@
 //! Who waits for whom, and who holds an advisory lock for nobody.
+//!
+//! [`graph`] builds the wait-for graph of one look and finds its roots.
+//! [`advisory`] follows each granted advisory lock from poll to poll and gives
+//! a [`Verdict`] on it. Both end in one [`LockView`].
 
-use serde::Serialize;
+pub mod advisory;
+pub mod catalogue;
+pub mod graph;
+pub mod key;
+mod leaver;
+pub(super) mod pooled;
+mod tracked;
+pub mod view;
 
-/// The locks of one target, as `snowpit locks --json` prints them.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct LockView {
-    /// The target.
-    pub name: String,
-    pub root_blockers: Vec<RootBlocker>,
-    pub advisory_locks: Vec<AdvisoryLock>,
-    /// Longest chain of waiters behind a root blocker.
-    #[serde(skip)]
-    pub chain_depth: u32,
-    /// Waiters and the longest wait in seconds, by lock type.
-    #[serde(skip)]
-    pub waits: Vec<WaitsByType>,
-}
-
-/// Sessions that wait for one type of lock.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct WaitsByType {
-    pub locktype: String,
-    pub waiters: u32,
-    /// `None` when no waiter's start is known (PostgreSQL 14+ has it).
-    pub longest_wait_seconds: Option<f64>,
-}
-
-/// A session that blocks others and waits for nobody.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct RootBlocker {
-    /// `None` for a prepared transaction.
-    pub pid: Option<i32>,
-    /// The gid of a prepared transaction.
-    pub prepared: Option<String>,
-    pub database: Option<String>,
-    pub user: Option<String>,
-    pub application: Option<String>,
-    pub client: Option<String>,
-    pub state: Option<String>,
-    pub transaction_seconds: Option<f64>,
-    pub state_seconds: Option<f64>,
-    /// Redacted.
-    pub query: Option<String>,
-    pub holds: Vec<LockObject>,
-    /// Through any chain.
-    pub waiters: u32,
-    pub direct_waiters: u32,
-    pub longest_wait_seconds: Option<f64>,
-    pub action: String,
-    pub tree: Vec<WaitNode>,
-}
-
-/// What is locked, and how.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct LockObject {
-    pub locktype: String,
-    pub mode: String,
-    pub object: String,
-}
-
-/// A waiter and those who wait for it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct WaitNode {
-    pub pid: i32,
-    pub waits_for: LockObject,
-    pub wait_seconds: Option<f64>,
-    pub application: Option<String>,
-    pub state: Option<String>,
-    /// Redacted.
-    pub query: Option<String>,
-    pub tree: Vec<WaitNode>,
-}
-
-/// What is to be thought of one advisory lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    Owned,
-    Orphaned,
-    Stranded,
-    Carried,
-    Suspect,
-    Unknown,
-    Prepared,
-}
-
-impl Verdict {
-    pub const ALL: [Self; 7] = [
-        Self::Owned,
-        Self::Orphaned,
-        Self::Stranded,
-        Self::Carried,
-        Self::Suspect,
-        Self::Unknown,
-        Self::Prepared,
-    ];
-
-    /// The label value.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Owned => "owned",
-            Self::Orphaned => "orphaned",
-            Self::Stranded => "stranded",
-            Self::Carried => "carried",
-            Self::Suspect => "suspect",
-            Self::Unknown => "unknown",
-            Self::Prepared => "prepared",
-        }
-    }
-}
-
-/// One granted advisory lock.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct AdvisoryLock {
-    pub database: String,
-    /// A bigint, or `"1,7"` for two int4.
-    pub key: String,
-    /// From the configuration and the catalogue of well-known keys: candidates.
-    pub names: Vec<String>,
-    /// Named in the configuration with `allow = true`.
-    pub allowed: bool,
-    pub mode: String,
-    pub pid: Option<i32>,
-    pub prepared: Option<String>,
-    pub verdict: Verdict,
-    /// Why this verdict, one sentence.
-    pub reason: String,
-    /// Since it was first seen, or since the transaction that took it began: a
-    /// lower bound.
-    pub age_seconds: f64,
-    /// Sessions blocked on it.
-    pub waiters: u32,
-    /// Sessions whose statement is a try-lock call on this database.
-    pub spinners: u32,
-    pub pooler: Option<String>,
-    pub pool: Option<PoolIdentity>,
-    /// The name of the application that used the server last: a clue.
-    pub last_application: Option<String>,
-    /// The command that frees it; empty when nothing needs freeing.
-    pub action: String,
-}
-
-/// Which pool of a pooler.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct PoolIdentity {
-    pub database: String,
-    pub user: String,
-    pub pool_mode: String,
-}
+pub use view::{
+    AdvisoryLock, LockObject, LockView, PoolIdentity, RootBlocker, Verdict, WaitNode, WaitsByType,
+};

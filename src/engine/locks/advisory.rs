@@ -1,0 +1,540 @@
+//! Every granted advisory lock of a target, with a verdict on each.
+//!
+//! Judged anew at each look at the server or at one of its poolers. A lock is
+//! the same lock while backend (pid and start), database, key and mode stay:
+//! pids come back. An incident stays open until the lock or its backend is gone
+//! in two polls running, or its owner is back.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
+use super::catalogue;
+use super::graph::{prepared_xid, rollback_prepared};
+use super::key::LockKey;
+use super::pooled::{Match, PoolerLook, find};
+use super::tracked::{Coverage, Holder, Judgement, PollPair, Tracked};
+use super::view::{AdvisoryLock, PoolIdentity, Verdict};
+use crate::engine::Settings;
+use crate::engine::incident::{Finding, Kind};
+use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
+
+/// Follows the advisory locks of one target.
+#[derive(Debug)]
+pub struct AdvisoryLocks {
+    target: String,
+    tracked: HashMap<LockIdentity, Tracked>,
+    /// Time of the newest poll taken in.
+    polled_at: Option<UnixSeconds>,
+    views: Vec<(LockIdentity, AdvisoryLock)>,
+    clients_wanted: BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct LockIdentity {
+    /// Of a prepared transaction its id, else empty.
+    prepared: String,
+    pid: i32,
+    /// Bits of the time stamp: equality is all that is asked of it.
+    backend_start: u64,
+    database: String,
+    key: String,
+    mode: String,
+}
+
+/// All that is known when the locks are judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Looks<'a> {
+    /// When this judgement is made: the time of the newest of the looks.
+    pub now: UnixSeconds,
+    pub at: UnixSeconds,
+    pub report: &'a PostgresReport,
+    pub poolers: &'a [PoolerLook<'a>],
+    pub settings: &'a Settings,
+}
+
+impl AdvisoryLocks {
+    pub fn new(target: &str) -> Self {
+        Self {
+            target: target.to_owned(),
+            tracked: HashMap::new(),
+            polled_at: None,
+            views: Vec::new(),
+            clients_wanted: BTreeSet::new(),
+        }
+    }
+
+    /// Judges every lock by the newest looks.
+    pub fn observe(&mut self, looks: &Looks<'_>) {
+        let new_poll = self.polled_at.is_none_or(|before| looks.at > before);
+        let backends: HashMap<i32, &Backend> =
+            looks.report.backends.iter().map(|b| (b.pid, b)).collect();
+        let waiters = waiters_by_key(looks.report);
+        let spinners = spinners_by_database(looks.report);
+        let mut seen = BTreeSet::new();
+        self.views.clear();
+        self.clients_wanted.clear();
+        for lock in granted(looks.report) {
+            let backend = lock.pid.and_then(|pid| backends.get(&pid).copied());
+            let mut view = plain_view(lock, looks);
+            view.waiters = *waiters.get(&key_of(lock)).unwrap_or(&0);
+            view.spinners = *spinners.get(&view.database).unwrap_or(&0);
+            let identity = LockIdentity::of(lock, backend);
+            if let Some(identity) = &identity {
+                seen.insert(identity.clone());
+                self.judge(identity, lock, backend, looks, &mut view);
+            }
+            let identity = identity.unwrap_or_else(|| LockIdentity::unknown(lock));
+            self.views.push((identity, view));
+        }
+        if new_poll {
+            self.polled_at = Some(looks.at);
+            // Gone in two polls running is gone.
+            self.tracked.retain(|identity, tracked| {
+                let keep = seen.contains(identity) || !tracked.missing;
+                tracked.missing = !seen.contains(identity);
+                keep
+            });
+        }
+    }
+
+    fn judge(
+        &mut self,
+        identity: &LockIdentity,
+        lock: &Lock,
+        backend: Option<&Backend>,
+        looks: &Looks<'_>,
+        view: &mut AdvisoryLock,
+    ) {
+        // A lock that was away for a poll is another lock.
+        if self
+            .tracked
+            .get(identity)
+            .is_some_and(|tracked| tracked.missing)
+        {
+            self.tracked.remove(identity);
+        }
+        let absent_at = self.polled_at;
+        let tracked = self
+            .tracked
+            .entry(identity.clone())
+            .or_insert_with(|| Tracked::new(looks.at, absent_at));
+        let (judgement, pooler_at) = match backend {
+            None => {
+                let why = "a prepared transaction holds it".into();
+                (Judgement::Verdict(Verdict::Prepared, why), None)
+            }
+            Some(backend) => {
+                let holder = holder(lock, backend, looks);
+                let matched = find(backend, looks.poolers);
+                let coverage = coverage(backend, looks);
+                let judgement = tracked.judge(holder, &matched, &coverage, looks.now);
+                let at = describe_pool(&matched, view);
+                if tracked.needs_clients() || may_be_left(&matched) {
+                    self.clients_wanted.extend(view.pooler.clone());
+                }
+                (judgement, at)
+            }
+        };
+        let polls = PollPair {
+            postgres: looks.at,
+            pooler: pooler_at,
+        };
+        tracked.settle(judgement, polls);
+        view.verdict = tracked.verdict();
+        view.reason.clone_from(&tracked.reason);
+        view.age_seconds = (looks.now - tracked.taken_by).max(0.0);
+        view.action = action(view);
+        match view.verdict {
+            Verdict::Orphaned if tracked.declared_at.is_none() => {
+                tracked.declared_at = Some(looks.now);
+            }
+            Verdict::Owned => tracked.declared_at = None,
+            _ => {}
+        }
+    }
+
+    /// The locks as people see them, worst verdict first.
+    pub fn views(&self) -> Vec<AdvisoryLock> {
+        let mut views: Vec<_> = self.views.iter().map(|(_, view)| view.clone()).collect();
+        views.sort_by(|a, b| {
+            (a.verdict == Verdict::Owned, &a.database, &a.key, a.pid).cmp(&(
+                b.verdict == Verdict::Owned,
+                &b.database,
+                &b.key,
+                b.pid,
+            ))
+        });
+        views
+    }
+
+    /// Poolers whose clients the next look should read.
+    pub fn clients_wanted(&self) -> &BTreeSet<String> {
+        &self.clients_wanted
+    }
+
+    /// A finding for each lock that was declared orphaned and is still there,
+    /// or was until the newest poll.
+    pub fn findings(&self, previous: &[Finding]) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (identity, tracked) in &self.tracked {
+            let Some(declared_at) = tracked.declared_at else {
+                continue;
+            };
+            let key = identity.finding_key();
+            let view = self.views.iter().find(|(known, _)| known == identity);
+            match view {
+                Some((_, view)) if !view.allowed => {
+                    findings.push(self.finding(key, view, tracked.taken_by.min(declared_at)));
+                }
+                Some(_) => {}
+                None => findings.extend(previous.iter().find(|f| f.key == key).cloned()),
+            }
+        }
+        findings.sort_by(|a, b| a.key.cmp(&b.key));
+        findings
+    }
+
+    fn finding(&self, key: String, view: &AdvisoryLock, onset_at: UnixSeconds) -> Finding {
+        let pooler = view.pooler.as_deref().unwrap_or("the pooler");
+        let name = view
+            .names
+            .first()
+            .map_or_else(String::new, |name| format!(" ({name})"));
+        Finding {
+            kind: Kind::OrphanedAdvisoryLock,
+            key,
+            severity: Kind::OrphanedAdvisoryLock.severity(),
+            cause: None,
+            onset_at,
+            subject: subject(view),
+            summary: format!(
+                "advisory lock {}{name} in database {} of {} is held by nobody: its client is gone, \
+                 its backend {} stays in the pool of {pooler}",
+                view.key,
+                view.database,
+                self.target,
+                view.pid.unwrap_or(0),
+            ),
+            attribution: Vec::new(),
+            unexplained_share: None,
+            evidence: evidence(view),
+            actions: actions(view),
+        }
+    }
+}
+
+impl LockIdentity {
+    /// `None` when the backend was gone between the two reads, or its start may
+    /// not be seen: such a lock cannot be followed.
+    fn of(lock: &Lock, backend: Option<&Backend>) -> Option<Self> {
+        let mut identity = Self::unknown(lock);
+        if lock.pid.is_some() {
+            identity.backend_start = backend?.backend_start?.to_bits();
+        }
+        Some(identity)
+    }
+
+    fn unknown(lock: &Lock) -> Self {
+        Self {
+            prepared: match lock.pid {
+                None => prepared_xid(lock).unwrap_or_default().to_owned(),
+                Some(_) => String::new(),
+            },
+            pid: lock.pid.unwrap_or(0),
+            backend_start: 0,
+            database: lock.database.clone().unwrap_or_default(),
+            key: key_text(lock),
+            mode: lock.mode.clone(),
+        }
+    }
+
+    fn finding_key(&self) -> String {
+        format!(
+            "{}/{}/{}/{}/{:x}",
+            self.database, self.key, self.mode, self.pid, self.backend_start
+        )
+    }
+}
+
+fn granted(report: &PostgresReport) -> impl Iterator<Item = &Lock> {
+    report
+        .locks
+        .iter()
+        .filter(|lock| lock.locktype == "advisory" && lock.granted)
+}
+
+fn holder<'a>(lock: &Lock, backend: &'a Backend, looks: &Looks<'_>) -> Holder<'a> {
+    let clock = looks.report.server.as_ref().and_then(|s| s.clock);
+    Holder {
+        backend,
+        in_transaction: !lock
+            .virtualtransaction
+            .as_deref()
+            .is_some_and(|vxid| vxid.ends_with("/0")),
+        clock_offset: clock.map_or(0.0, |clock| looks.at - clock),
+    }
+}
+
+/// Any lock on a server of a transaction pool may turn out to be left. Reading
+/// the clients ahead of that tells who had it, and costs the pooler 2 µs a
+/// client: worth it up to a thousand.
+fn may_be_left(matched: &Match<'_>) -> bool {
+    const CHEAP_CLIENTS: u32 = 1_000;
+    match matched {
+        Match::Found(pooled) => {
+            pooled.mode().is_some_and(|mode| mode != "session")
+                && pooled.look.report.lists.used_clients <= CHEAP_CLIENTS
+        }
+        _ => false,
+    }
+}
+
+fn coverage(backend: &Backend, looks: &Looks<'_>) -> Coverage {
+    let settings = looks.settings;
+    let silent = looks
+        .poolers
+        .iter()
+        .find(|look| !look.fresh)
+        .map(|look| look.report.pooler.as_str());
+    let shared_port = looks.poolers.iter().find(|look| {
+        let config = look.report.config.as_ref();
+        config.is_some_and(|config| config.so_reuseport)
+    });
+    let gap = if let Some(name) = silent {
+        Some(format!("pooler {name} does not answer"))
+    } else if let Some(look) = shared_port.filter(|_| !settings.poolers_complete) {
+        Some(format!(
+            "pooler {} is one of several processes on one port",
+            look.report.pooler
+        ))
+    } else if settings.poolers_complete {
+        None
+    } else {
+        Some(
+            "some pooler in front of this server may not be polled (poolers.complete is not set)"
+                .into(),
+        )
+    };
+    Coverage {
+        gap,
+        pooler_address: backend
+            .client
+            .as_deref()
+            .is_some_and(|client| is_pooler_address(client, looks)),
+        suspect_after: settings.detect.orphaned_advisory_lock.suspect_after,
+    }
+}
+
+/// Configured networks count always. Addresses that polled poolers were seen to
+/// connect from count unless every pooler is polled, or the address is a
+/// loopback that anything may use.
+fn is_pooler_address(client: &str, looks: &Looks<'_>) -> bool {
+    let Ok(address) = client.parse::<std::net::IpAddr>() else {
+        return false;
+    };
+    let configured = |net: &IpNet| net.contains(&address);
+    if looks.settings.pooler_addresses.iter().any(configured) {
+        return true;
+    }
+    let seen = || {
+        let mut servers = looks.poolers.iter().flat_map(|look| &look.report.servers);
+        servers.any(|server| server.local_addr == client)
+    };
+    !looks.settings.poolers_complete && !address.is_loopback() && seen()
+}
+
+/// Fills in what the pooler knows; gives the time of its look.
+fn describe_pool(matched: &Match<'_>, view: &mut AdvisoryLock) -> Option<UnixSeconds> {
+    let Match::Found(pooled) = matched else {
+        return None;
+    };
+    view.pooler = Some(pooled.look.report.pooler.clone());
+    view.pool = Some(PoolIdentity {
+        database: pooled.server.database.clone(),
+        user: pooled.server.user.clone(),
+        pool_mode: pooled.mode().unwrap_or("unknown").to_owned(),
+    });
+    if let Some(name) = &pooled.server.application_name
+        && !name.is_empty()
+    {
+        view.last_application = Some(name.clone());
+    }
+    Some(pooled.look.at)
+}
+
+fn plain_view(lock: &Lock, looks: &Looks<'_>) -> AdvisoryLock {
+    let database = lock.database.clone().unwrap_or_default();
+    let key = LockKey::of(lock);
+    let configured = looks
+        .settings
+        .advisory_locks
+        .iter()
+        .filter(|named| Some(named.key) == key);
+    let mut names: Vec<String> = configured.clone().map(|named| named.name.clone()).collect();
+    names.extend(key.map_or_else(Vec::new, |key| catalogue::candidates(&database, key)));
+    let xid = prepared_xid(lock);
+    let prepared = match lock.pid {
+        Some(_) => None,
+        None => looks
+            .report
+            .prepared
+            .iter()
+            .find(|row| Some(row.transaction.as_str()) == xid)
+            .map(|row| row.gid.clone())
+            .or_else(|| xid.map(str::to_owned)),
+    };
+    AdvisoryLock {
+        database,
+        key: key_text(lock),
+        names,
+        allowed: configured.clone().any(|named| named.allow),
+        mode: lock.mode.clone(),
+        pid: lock.pid,
+        prepared,
+        verdict: Verdict::Unknown,
+        reason: "the backend's row was not there when it was read".into(),
+        age_seconds: 0.0,
+        waiters: 0,
+        spinners: 0,
+        pooler: None,
+        pool: None,
+        last_application: None,
+        action: String::new(),
+    }
+}
+
+fn key_text(lock: &Lock) -> String {
+    LockKey::of(lock).map_or_else(
+        || {
+            let part = |n: Option<u32>| n.map_or_else(String::new, |n| n.to_string());
+            let sub = lock.objsubid.map_or_else(String::new, |n| n.to_string());
+            format!("{}:{}:{sub}", part(lock.classid), part(lock.objid))
+        },
+        |key| key.to_string(),
+    )
+}
+
+type KeyOf<'a> = (Option<&'a str>, Option<u32>, Option<u32>, Option<i32>);
+
+fn key_of(lock: &Lock) -> KeyOf<'_> {
+    (
+        lock.database.as_deref(),
+        lock.classid,
+        lock.objid,
+        lock.objsubid,
+    )
+}
+
+fn waiters_by_key(report: &PostgresReport) -> HashMap<KeyOf<'_>, u32> {
+    let mut waiters = HashMap::new();
+    let waiting = |lock: &&Lock| lock.locktype == "advisory" && !lock.granted;
+    for lock in report.locks.iter().filter(waiting) {
+        *waiters.entry(key_of(lock)).or_insert(0) += 1;
+    }
+    waiters
+}
+
+/// A try-lock never waits, so a spin shows only in the statements' text. The
+/// keys are redacted there: counted by database.
+fn spinners_by_database(report: &PostgresReport) -> BTreeMap<String, u32> {
+    let mut spinners = BTreeMap::new();
+    for backend in &report.backends {
+        let query = backend.query.as_deref().unwrap_or_default();
+        if query.contains("pg_try_advisory_lock") {
+            let database = backend.database.clone().unwrap_or_default();
+            *spinners.entry(database).or_insert(0) += 1;
+        }
+    }
+    spinners
+}
+
+fn action(view: &AdvisoryLock) -> String {
+    match view.verdict {
+        Verdict::Owned | Verdict::Unknown => String::new(),
+        Verdict::Prepared => rollback_prepared(view.prepared.as_deref().unwrap_or_default()),
+        Verdict::Suspect => view.pid.map_or_else(String::new, terminate),
+        Verdict::Orphaned | Verdict::Stranded | Verdict::Carried => {
+            match (&view.pool, &view.pooler) {
+                (Some(pool), Some(pooler)) => format!(
+                    "RECONNECT {};  on the console of {pooler}",
+                    console_name(&pool.database)
+                ),
+                _ => view.pid.map_or_else(String::new, terminate),
+            }
+        }
+    }
+}
+
+fn actions(view: &AdvisoryLock) -> Vec<String> {
+    let mut actions = vec![action(view)];
+    let terminate = view.pid.map(terminate).unwrap_or_default();
+    if actions[0] != terminate {
+        actions.push(terminate);
+    }
+    actions.retain(|action| !action.is_empty());
+    actions
+}
+
+fn terminate(pid: i32) -> String {
+    format!("SELECT pg_terminate_backend({pid});")
+}
+
+/// A database name as the console reads it: quoted unless it is a plain word.
+fn console_name(database: &str) -> String {
+    let plain = database
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if plain && !database.is_empty() {
+        database.to_owned()
+    } else {
+        format!("\"{}\"", database.replace('"', "\"\""))
+    }
+}
+
+fn subject(view: &AdvisoryLock) -> Map<String, Value> {
+    let Value::Object(subject) = json!({
+        "database": view.database,
+        "key": view.key,
+        "names": view.names,
+        "mode": view.mode,
+        "pid": view.pid,
+        "verdict": view.verdict,
+        "pooler": view.pooler,
+        "pool": view.pool,
+        "last_application": view.last_application,
+    }) else {
+        return Map::new();
+    };
+    subject
+}
+
+fn evidence(view: &AdvisoryLock) -> Vec<String> {
+    let mut evidence = vec![format!(
+        "backend {} holds {} on advisory key {} in database {} for at least {:.0} s",
+        view.pid.unwrap_or(0),
+        view.mode,
+        view.key,
+        view.database,
+        view.age_seconds,
+    )];
+    if !view.reason.is_empty() {
+        evidence.push(view.reason.clone());
+    }
+    if let Some(application) = &view.last_application {
+        evidence.push(format!(
+            "the application that used this server last is {application} (a clue, not proof)"
+        ));
+    }
+    if view.waiters > 0 {
+        evidence.push(format!("{} sessions are blocked on it", view.waiters));
+    }
+    if view.spinners > 0 {
+        evidence.push(format!(
+            "{} sessions of this database were calling a try-lock function",
+            view.spinners
+        ));
+    }
+    evidence
+}

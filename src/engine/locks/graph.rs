@@ -1,0 +1,509 @@
+//! The wait-for graph of one look, its root blockers and the trees behind them.
+//!
+//! A request waits for every granted lock on the same object whose mode
+//! conflicts, and for every conflicting request that was queued before it.
+//! Parallel workers count as their leader. A root blocker blocks somebody and
+//! waits for nobody; a prepared transaction can be one. Row locks wait on
+//! `transactionid`, whose `database` is NULL: no column of the object is ever
+//! required.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::key::LockKey;
+use super::view::{LockObject, RootBlocker, WaitNode, WaitsByType};
+use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
+
+/// Deeper chains are cut in the tree (never in the counts): nobody reads on.
+const TREE_DEPTH: u32 = 32;
+/// Waiters drawn under one root blocker; `waiters` still counts all.
+const TREE_NODES: usize = 500;
+/// Locks listed of a root blocker.
+const HOLDS: usize = 20;
+
+/// The modes of heavyweight locks, weakest first, and what each conflicts with
+/// (PostgreSQL documentation, table 13.2).
+const CONFLICTS: [(&str, u16); 8] = [
+    ("AccessShareLock", 0b1000_0000),
+    ("RowShareLock", 0b1100_0000),
+    ("RowExclusiveLock", 0b1111_0000),
+    ("ShareUpdateExclusiveLock", 0b1111_1000),
+    ("ShareLock", 0b1110_1100),
+    ("ShareRowExclusiveLock", 0b1111_1100),
+    ("ExclusiveLock", 0b1111_1110),
+    ("AccessExclusiveLock", 0b1111_1111),
+];
+
+/// What the graph says about one look.
+#[derive(Debug, Default)]
+pub struct WaitGraph {
+    pub roots: Vec<RootBlocker>,
+    pub depth: u32,
+    pub waits: Vec<WaitsByType>,
+}
+
+/// A backend, or the transaction id of a prepared transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Node<'a> {
+    Backend(i32),
+    Prepared(&'a str),
+}
+
+/// The columns that name what is locked.
+type Object<'a> = (
+    &'a str,
+    (Option<&'a str>, Option<&'a str>, Option<i64>, Option<i64>),
+    (Option<&'a str>, Option<&'a str>),
+    (Option<u32>, Option<u32>, Option<i32>),
+);
+
+/// Builds the graph of `report`; `now` is the server's clock, for ages.
+pub fn build(report: &PostgresReport, now: UnixSeconds) -> WaitGraph {
+    let look = Look::new(report, now);
+    let blockers = look.blockers();
+    let mut blocked: BTreeMap<Node<'_>, BTreeSet<Node<'_>>> = BTreeMap::new();
+    for (waiter, those) in &blockers {
+        for blocker in those {
+            blocked.entry(*blocker).or_default().insert(*waiter);
+        }
+    }
+    let mut graph = WaitGraph {
+        waits: look.waits(),
+        ..WaitGraph::default()
+    };
+    for root in blocked.keys().filter(|node| !blockers.contains_key(*node)) {
+        let (root, depth) = look.root(*root, &blocked);
+        graph.depth = graph.depth.max(depth);
+        graph.roots.push(root);
+    }
+    graph
+        .roots
+        .sort_by_key(|root| (std::cmp::Reverse(root.waiters), root.pid));
+    graph
+}
+
+struct Look<'a> {
+    report: &'a PostgresReport,
+    now: UnixSeconds,
+    backends: HashMap<i32, &'a Backend>,
+    /// The request on which each node waits.
+    requests: BTreeMap<Node<'a>, &'a Lock>,
+}
+
+impl<'a> Look<'a> {
+    fn new(report: &'a PostgresReport, now: UnixSeconds) -> Self {
+        let backends: HashMap<_, _> = report.backends.iter().map(|b| (b.pid, b)).collect();
+        let mut look = Self {
+            report,
+            now,
+            backends,
+            requests: BTreeMap::new(),
+        };
+        look.requests = report
+            .locks
+            .iter()
+            .filter(|lock| !lock.granted)
+            .filter_map(|lock| Some((look.node(lock)?, lock)))
+            .collect();
+        look
+    }
+
+    fn node(&self, lock: &'a Lock) -> Option<Node<'a>> {
+        match lock.pid {
+            Some(pid) => {
+                let leader = self.backends.get(&pid).and_then(|b| b.leader_pid);
+                Some(Node::Backend(leader.unwrap_or(pid)))
+            }
+            None => prepared_xid(lock).map(Node::Prepared),
+        }
+    }
+
+    /// Whom each waiter waits for. A waiter whose blockers are not in the look
+    /// (gone between two reads, or cut by a limit) is left out.
+    fn blockers(&self) -> BTreeMap<Node<'a>, BTreeSet<Node<'a>>> {
+        let mut by_object: HashMap<Object<'a>, Vec<&'a Lock>> = HashMap::new();
+        for lock in &self.report.locks {
+            by_object.entry(object(lock)).or_default().push(lock);
+        }
+        let mut blockers: BTreeMap<Node<'a>, BTreeSet<Node<'a>>> = BTreeMap::new();
+        for request in self.report.locks.iter().filter(|lock| !lock.granted) {
+            let Some(waiter) = self.node(request) else {
+                continue;
+            };
+            for other in by_object.get(&object(request)).into_iter().flatten() {
+                if !conflicts(&request.mode, &other.mode) {
+                    continue;
+                }
+                if !other.granted && !queued_before(other, request) {
+                    continue;
+                }
+                if let Some(blocker) = self.node(other).filter(|node| *node != waiter) {
+                    blockers.entry(waiter).or_default().insert(blocker);
+                }
+            }
+        }
+        blockers
+    }
+
+    fn waits(&self) -> Vec<WaitsByType> {
+        let mut by_type: BTreeMap<&str, WaitsByType> = BTreeMap::new();
+        for request in self.requests.values() {
+            let entry = by_type
+                .entry(&request.locktype)
+                .or_insert_with(|| WaitsByType {
+                    locktype: request.locktype.clone(),
+                    ..WaitsByType::default()
+                });
+            entry.waiters += 1;
+            entry.longest_wait_seconds =
+                longest(entry.longest_wait_seconds, self.wait_seconds(request));
+        }
+        by_type.into_values().collect()
+    }
+
+    fn root(
+        &self,
+        node: Node<'a>,
+        blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
+    ) -> (RootBlocker, u32) {
+        let mut root = match node {
+            Node::Backend(pid) => self.backend_root(pid),
+            Node::Prepared(xid) => self.prepared_root(xid),
+        };
+        let reached = reach(node, blocked);
+        root.waiters = count(reached.len());
+        root.direct_waiters = count(blocked.get(&node).map_or(0, BTreeSet::len));
+        root.longest_wait_seconds = reached
+            .iter()
+            .filter_map(|waiter| self.requests.get(waiter))
+            .fold(None, |most, request| {
+                longest(most, self.wait_seconds(request))
+            });
+        root.holds = self.held_in_the_way(node, &reached);
+        let mut drawn = BTreeSet::from([node]);
+        let mut depth = 0;
+        root.tree = self.tree(node, blocked, &mut drawn, 1, &mut depth);
+        (root, depth)
+    }
+
+    fn backend_root(&self, pid: i32) -> RootBlocker {
+        let Some(backend) = self.backends.get(&pid) else {
+            return RootBlocker {
+                pid: Some(pid),
+                action: format!("SELECT pg_terminate_backend({pid});"),
+                ..RootBlocker::default()
+            };
+        };
+        // A running statement can be cancelled and the session kept; an idle
+        // transaction only ends with its session.
+        let running = backend.state.as_deref() == Some("active");
+        let call = if running { "cancel" } else { "terminate" };
+        RootBlocker {
+            pid: Some(pid),
+            database: backend.database.clone(),
+            user: backend.user.clone(),
+            application: backend.application.clone(),
+            client: backend.client.clone(),
+            state: backend.state.clone(),
+            transaction_seconds: self.age(backend.xact_start),
+            state_seconds: self.age(backend.state_change),
+            query: backend.query.clone(),
+            action: format!("SELECT pg_{call}_backend({pid});"),
+            ..RootBlocker::default()
+        }
+    }
+
+    fn prepared_root(&self, xid: &str) -> RootBlocker {
+        let known = self
+            .report
+            .prepared
+            .iter()
+            .find(|row| row.transaction == xid);
+        let gid = known.map_or(xid, |row| &row.gid);
+        RootBlocker {
+            prepared: Some(gid.to_owned()),
+            database: known.and_then(|row| row.database.clone()),
+            user: known.and_then(|row| row.owner.clone()),
+            transaction_seconds: known.and_then(|row| self.age(row.prepared)),
+            action: rollback_prepared(gid),
+            ..RootBlocker::default()
+        }
+    }
+
+    fn held_in_the_way(&self, node: Node<'a>, reached: &BTreeSet<Node<'a>>) -> Vec<LockObject> {
+        let wanted: BTreeSet<_> = reached
+            .iter()
+            .filter_map(|waiter| self.requests.get(waiter))
+            .map(|request| object(request))
+            .collect();
+        self.report
+            .locks
+            .iter()
+            .filter(|lock| lock.granted && self.node(lock) == Some(node))
+            .filter(|lock| wanted.contains(&object(lock)))
+            .take(HOLDS)
+            .map(describe)
+            .collect()
+    }
+
+    fn tree(
+        &self,
+        node: Node<'a>,
+        blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
+        drawn: &mut BTreeSet<Node<'a>>,
+        level: u32,
+        deepest: &mut u32,
+    ) -> Vec<WaitNode> {
+        let mut children = Vec::new();
+        for waiter in blocked.get(&node).into_iter().flatten() {
+            let (Node::Backend(pid), Some(request)) = (*waiter, self.requests.get(waiter)) else {
+                continue;
+            };
+            if drawn.len() > TREE_NODES || !drawn.insert(*waiter) {
+                continue;
+            }
+            *deepest = (*deepest).max(level);
+            let backend = self.backends.get(&pid);
+            let tree = if level < TREE_DEPTH {
+                self.tree(*waiter, blocked, drawn, level + 1, deepest)
+            } else {
+                Vec::new()
+            };
+            children.push(WaitNode {
+                pid,
+                waits_for: describe(request),
+                wait_seconds: self.wait_seconds(request),
+                application: backend.and_then(|b| b.application.clone()),
+                state: backend.and_then(|b| b.state.clone()),
+                query: backend.and_then(|b| b.query.clone()),
+                tree,
+            });
+        }
+        children.sort_by(|a, b| {
+            b.wait_seconds
+                .unwrap_or(0.0)
+                .total_cmp(&a.wait_seconds.unwrap_or(0.0))
+        });
+        children
+    }
+
+    /// `waitstart` can be NULL for a moment; the statement's start is then the
+    /// best bound.
+    fn wait_seconds(&self, request: &Lock) -> Option<f64> {
+        let started = request.waitstart.or_else(|| {
+            let backend = self.backends.get(&request.pid?)?;
+            backend.query_start
+        });
+        self.age(started)
+    }
+
+    fn age(&self, since: Option<UnixSeconds>) -> Option<f64> {
+        since.map(|since| (self.now - since).max(0.0))
+    }
+}
+
+/// Everything behind `node`, through any chain. Cycles end by themselves.
+fn reach<'a>(
+    node: Node<'a>,
+    blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
+) -> BTreeSet<Node<'a>> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![node];
+    while let Some(next) = open.pop() {
+        for waiter in blocked.get(&next).into_iter().flatten() {
+            if *waiter != node && reached.insert(*waiter) {
+                open.push(*waiter);
+            }
+        }
+    }
+    reached
+}
+
+fn conflicts(request: &str, other: &str) -> bool {
+    let position = |mode| CONFLICTS.iter().position(|(name, _)| *name == mode);
+    match (position(request), position(other)) {
+        (Some(request), Some(other)) => CONFLICTS[request].1 & (1 << other) != 0,
+        // SIReadLock and modes of extensions never block anybody.
+        _ => false,
+    }
+}
+
+/// Whether `other` stands in the wait queue before `request`. Without both
+/// start times nothing is claimed.
+fn queued_before(other: &Lock, request: &Lock) -> bool {
+    matches!((other.waitstart, request.waitstart), (Some(other), Some(own)) if other < own)
+}
+
+fn object(lock: &Lock) -> Object<'_> {
+    (
+        &lock.locktype,
+        (
+            lock.database.as_deref(),
+            lock.relation.as_deref(),
+            lock.page,
+            lock.tuple,
+        ),
+        (lock.transactionid.as_deref(), lock.virtualxid.as_deref()),
+        (lock.classid, lock.objid, lock.objsubid),
+    )
+}
+
+/// The transaction id of a prepared transaction's lock.
+pub(super) fn prepared_xid(lock: &Lock) -> Option<&str> {
+    lock.virtualtransaction.as_deref()?.strip_prefix("-1/")
+}
+
+/// The statement that ends a prepared transaction.
+pub(super) fn rollback_prepared(gid: &str) -> String {
+    format!("ROLLBACK PREPARED '{}';", gid.replace('\'', "''"))
+}
+
+fn describe(lock: &Lock) -> LockObject {
+    let database = lock.database.as_deref().unwrap_or("shared");
+    let relation = lock.relation.as_deref().unwrap_or("?");
+    let object = if let Some(key) = LockKey::of(lock) {
+        key.to_string()
+    } else if let Some(xid) = &lock.transactionid {
+        xid.clone()
+    } else if let Some(vxid) = &lock.virtualxid {
+        vxid.clone()
+    } else {
+        match (lock.page, lock.tuple, &lock.relation, lock.classid) {
+            (Some(page), Some(tuple), ..) => format!("{relation} ({page},{tuple})"),
+            (Some(page), ..) => format!("{relation} page {page}"),
+            (_, _, Some(relation), _) => relation.clone(),
+            (_, _, None, Some(class)) => format!("{class}/{}", lock.objid.unwrap_or(0)),
+            _ => database.to_owned(),
+        }
+    };
+    LockObject {
+        locktype: lock.locktype.clone(),
+        mode: lock.mode.clone(),
+        object,
+    }
+}
+
+fn longest(most: Option<f64>, next: Option<f64>) -> Option<f64> {
+    match (most, next) {
+        (Some(most), Some(next)) => Some(most.max(next)),
+        (most, next) => most.or(next),
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(pid: i32, mode: &str, granted: bool, xid: &str, waitstart: f64) -> Lock {
+        Lock {
+            pid: Some(pid),
+            locktype: "transactionid".into(),
+            mode: mode.into(),
+            granted,
+            transactionid: Some(xid.into()),
+            waitstart: (!granted).then_some(waitstart),
+            ..Lock::default()
+        }
+    }
+
+    fn report(locks: Vec<Lock>) -> PostgresReport {
+        PostgresReport {
+            locks,
+            ..PostgresReport::default()
+        }
+    }
+
+    #[test]
+    fn a_chain_has_one_root_and_counts_all_behind_it() {
+        let graph = build(
+            &report(vec![
+                lock(1, "ExclusiveLock", true, "70", 0.0),
+                lock(2, "ShareLock", false, "70", 10.0),
+                lock(2, "ExclusiveLock", true, "71", 0.0),
+                lock(3, "ShareLock", false, "71", 20.0),
+            ]),
+            100.0,
+        );
+        assert_eq!(graph.roots.len(), 1);
+        let root = &graph.roots[0];
+        assert_eq!(
+            (root.pid, root.waiters, root.direct_waiters),
+            (Some(1), 2, 1)
+        );
+        assert_eq!(root.longest_wait_seconds, Some(90.0));
+        assert_eq!(root.holds[0].object, "70");
+        assert_eq!(root.tree[0].tree[0].pid, 3);
+        assert_eq!(graph.depth, 2);
+        assert_eq!(graph.waits[0].waiters, 2);
+    }
+
+    #[test]
+    fn a_waiter_also_waits_for_conflicting_requests_before_it() {
+        // 2 wants AccessExclusive behind 1's AccessShare; 3's AccessShare would
+        // be granted next to 1 but stands behind 2.
+        let relation = |pid, mode: &str, granted, waitstart| Lock {
+            locktype: "relation".into(),
+            relation: Some("16385".into()),
+            transactionid: None,
+            ..lock(pid, mode, granted, "", waitstart)
+        };
+        let graph = build(
+            &report(vec![
+                relation(1, "AccessShareLock", true, 0.0),
+                relation(2, "AccessExclusiveLock", false, 5.0),
+                relation(3, "AccessShareLock", false, 6.0),
+            ]),
+            10.0,
+        );
+        assert_eq!(graph.roots.len(), 1);
+        assert_eq!(graph.roots[0].pid, Some(1));
+        assert_eq!(graph.roots[0].waiters, 2);
+        assert_eq!(graph.roots[0].tree[0].tree[0].pid, 3);
+    }
+
+    #[test]
+    fn a_cycle_has_no_root_and_ends() {
+        let graph = build(
+            &report(vec![
+                lock(1, "ExclusiveLock", true, "70", 0.0),
+                lock(2, "ExclusiveLock", true, "71", 0.0),
+                lock(1, "ShareLock", false, "71", 1.0),
+                lock(2, "ShareLock", false, "70", 2.0),
+            ]),
+            3.0,
+        );
+        assert!(graph.roots.is_empty());
+    }
+
+    #[test]
+    fn a_prepared_transaction_can_be_the_root() {
+        let mut holder = lock(0, "ExclusiveLock", true, "70", 0.0);
+        holder.pid = None;
+        holder.virtualtransaction = Some("-1/70".into());
+        let mut report = report(vec![holder, lock(2, "ShareLock", false, "70", 1.0)]);
+        report.prepared.push(crate::sample::PreparedTransaction {
+            transaction: "70".into(),
+            gid: "order's".into(),
+            ..Default::default()
+        });
+        let graph = build(&report, 5.0);
+        assert_eq!(graph.roots[0].prepared.as_deref(), Some("order's"));
+        assert_eq!(graph.roots[0].action, "ROLLBACK PREPARED 'order''s';");
+    }
+
+    #[test]
+    fn share_locks_do_not_conflict_with_each_other() {
+        assert!(!conflicts("ShareLock", "ShareLock"));
+        assert!(conflicts("ShareLock", "RowExclusiveLock"));
+        assert!(!conflicts("AccessShareLock", "ExclusiveLock"));
+        assert!(!conflicts("ExclusiveLock", "SIReadLock"));
+        for (i, (a, _)) in CONFLICTS.iter().enumerate() {
+            for (b, _) in &CONFLICTS[i..] {
+                assert_eq!(conflicts(a, b), conflicts(b, a), "{a} and {b}");
+            }
+        }
+    }
+}

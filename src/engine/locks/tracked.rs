@@ -1,0 +1,297 @@
+//! One advisory lock followed from poll to poll.
+//!
+//! `pg_locks` and `SHOW SERVERS` are not read at one instant, so a verdict that
+//! accuses is only given when two pairs of polls running agree, each newer than
+//! the one before. `owned` and `prepared` accuse nobody and are given at once.
+
+use super::leaver::{Leaver, Presence, TakenWindow, takes_session_lock};
+use super::pooled::{Match, Pooled};
+use super::view::Verdict;
+use crate::engine::locks::leaver::Identity;
+use crate::sample::{Backend, UnixSeconds};
+
+/// What one pair of polls says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Judgement {
+    Verdict(Verdict, String),
+    /// The polls do not fit together, or something must be read first.
+    Undecided(String),
+}
+
+/// What is known of a lock from all polls so far.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    /// Not later than this was it taken: a bound, on our own clock.
+    pub taken_by: UnixSeconds,
+    /// It was already orphaned once; stays until the lock is gone or owned.
+    pub declared_at: Option<UnixSeconds>,
+    pub confirmed: Option<Verdict>,
+    pub reason: String,
+    /// The lock was absent from the newest poll.
+    pub missing: bool,
+    first_seen: UnixSeconds,
+    /// The poll before, which did not show the lock.
+    absent_at: Option<UnixSeconds>,
+    /// Was seen on a server that no client had.
+    left: bool,
+    leaver: Leaver,
+    query_start: Option<UnixSeconds>,
+    pending: Option<Pending>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    verdict: Verdict,
+    polls: PollPair,
+}
+
+/// The times of the looks that a judgement rests on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PollPair {
+    pub postgres: UnixSeconds,
+    /// `None` when no pooler row takes part.
+    pub pooler: Option<UnixSeconds>,
+}
+
+/// The holder as this look shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder<'a> {
+    pub backend: &'a Backend,
+    /// `virtualtransaction` does not end in `/0`.
+    pub in_transaction: bool,
+    /// Add to a time stamp of the server to get our own clock.
+    pub clock_offset: f64,
+}
+
+/// What the configuration and the state of the poolers allow to conclude of a
+/// backend that no polled pooler shows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coverage {
+    /// Why an unmatched idle backend may still belong to a pooler; `None` when
+    /// every pooler process is seen.
+    pub gap: Option<String>,
+    /// The holder's address is one that poolers connect from.
+    pub pooler_address: bool,
+    pub suspect_after: f64,
+}
+
+impl Holder<'_> {
+    /// Without a transaction, and idle where the state may be seen.
+    fn is_idle(&self) -> bool {
+        !self.in_transaction && self.backend.state.as_deref().is_none_or(|s| s == "idle")
+    }
+
+    fn own_clock(&self, time: Option<UnixSeconds>) -> Option<UnixSeconds> {
+        time.map(|time| time + self.clock_offset)
+    }
+}
+
+impl Tracked {
+    pub fn new(now: UnixSeconds, absent_at: Option<UnixSeconds>) -> Self {
+        Self {
+            taken_by: now,
+            declared_at: None,
+            confirmed: None,
+            reason: String::new(),
+            missing: false,
+            first_seen: now,
+            absent_at,
+            left: false,
+            leaver: Leaver::Unseen,
+            query_start: None,
+            pending: None,
+        }
+    }
+
+    /// Whether reading the pooler's clients could change the verdict.
+    pub fn needs_clients(&self) -> bool {
+        self.left && self.leaver != Leaver::Gone
+    }
+
+    /// Judges one pair of looks, and remembers what later ones need.
+    pub fn judge(
+        &mut self,
+        holder: Holder<'_>,
+        matched: &Match<'_>,
+        coverage: &Coverage,
+        now: UnixSeconds,
+    ) -> Judgement {
+        if holder.is_idle() {
+            // An idle backend takes no lock: it was taken before it fell idle.
+            let idle_since = holder.own_clock(holder.backend.state_change);
+            self.taken_by = idle_since.map_or(self.taken_by, |t| self.taken_by.min(t));
+        }
+        match matched {
+            Match::Found(pooled) => self.judge_pooled(holder, pooled),
+            Match::Ambiguous => {
+                Judgement::Undecided("more than one pooler row could be this backend's".into())
+            }
+            Match::None => self.judge_unmatched(holder, coverage, now),
+        }
+    }
+
+    fn judge_pooled(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>) -> Judgement {
+        let owned = |why: &str| Judgement::Verdict(Verdict::Owned, why.to_owned());
+        let Some(mode) = pooled.mode() else {
+            return Judgement::Undecided("the pool's mode is not known".into());
+        };
+        if mode == "session" {
+            return owned("the pool is in session mode");
+        }
+        self.notice_retaking(holder);
+        let linked = !pooled.server.link.is_empty();
+        match (linked, holder.is_idle()) {
+            (true, idle) => {
+                let link = Identity::of_link(pooled);
+                if self.left && !self.leaver.may_be(&link) {
+                    return Judgement::Verdict(
+                        Verdict::Carried,
+                        "was left on this server, which now serves another client".into(),
+                    );
+                }
+                if !idle && !self.left {
+                    self.leaver = Leaver::Linked(link);
+                }
+                owned("the pooler links the holder to a client")
+            }
+            (false, false) => {
+                Judgement::Undecided("the pooler was read between two transactions".into())
+            }
+            (false, true) if pooled.look.at < self.first_seen => {
+                Judgement::Undecided("the pooler has not been read since".into())
+            }
+            (false, true) => self.judge_left(holder, pooled, mode),
+        }
+    }
+
+    fn judge_left(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>, mode: &str) -> Judgement {
+        self.left = true;
+        let taken = self.taken_window(holder);
+        match self.leaver.presence(pooled, taken) {
+            Presence::Connected => Judgement::Verdict(
+                Verdict::Stranded,
+                format!(
+                    "no client has this server ({mode} pooling), but the one that took the lock is still connected"
+                ),
+            ),
+            Presence::Gone => Judgement::Verdict(
+                Verdict::Orphaned,
+                format!(
+                    "no client has this server ({mode} pooling), and the one that took the lock is gone"
+                ),
+            ),
+            Presence::Undecided => {
+                Judgement::Undecided("the pooler's clients have not been read yet".into())
+            }
+        }
+    }
+
+    fn judge_unmatched(
+        &self,
+        holder: Holder<'_>,
+        coverage: &Coverage,
+        now: UnixSeconds,
+    ) -> Judgement {
+        let verdict = |verdict, why: &str| Judgement::Verdict(verdict, why.to_owned());
+        if !holder.is_idle() {
+            return verdict(Verdict::Owned, "the holder is in a transaction");
+        }
+        if coverage.pooler_address && now - self.taken_by >= coverage.suspect_after {
+            return verdict(
+                Verdict::Suspect,
+                "idle, from a pooler's address, and no polled pooler shows this backend",
+            );
+        }
+        match &coverage.gap {
+            Some(gap) => Judgement::Verdict(Verdict::Unknown, gap.clone()),
+            None if coverage.pooler_address => verdict(
+                Verdict::Unknown,
+                "from a pooler's address, but no polled pooler shows this backend",
+            ),
+            None => verdict(Verdict::Owned, "a direct session"),
+        }
+    }
+
+    /// A statement that takes session locks ran on the server since the last
+    /// look: the lock may have been released and taken again, by somebody who
+    /// is still there.
+    fn notice_retaking(&mut self, holder: Holder<'_>) {
+        let moved = self.query_start.is_some() && self.query_start != holder.backend.query_start;
+        if self.left && moved && takes_session_lock(holder.backend) {
+            self.leaver = Leaver::Unseen;
+        }
+        self.query_start = holder.backend.query_start;
+    }
+
+    /// When the lock may have been taken. The last statement says it exactly
+    /// when it is one that takes locks; else it was between two polls; else,
+    /// when the lock was there before we were, the last statement must do.
+    fn taken_window(&self, holder: Holder<'_>) -> Option<TakenWindow> {
+        let exact = takes_session_lock(holder.backend);
+        let statement = || {
+            let from = holder.own_clock(holder.backend.query_start)?;
+            let to = holder.own_clock(holder.backend.state_change)?;
+            Some(TakenWindow { from, to, exact })
+        };
+        let polls = self.absent_at.map(|from| TakenWindow {
+            from,
+            to: self.first_seen,
+            exact: false,
+        });
+        if exact {
+            statement().or(polls)
+        } else {
+            polls.or_else(statement)
+        }
+    }
+
+    /// Takes in a judgement and says what may be told.
+    pub fn settle(&mut self, judgement: Judgement, polls: PollPair) {
+        let (verdict, reason) = match judgement {
+            Judgement::Verdict(verdict, reason) => (verdict, reason),
+            Judgement::Undecided(reason) => {
+                if self.confirmed.is_none() {
+                    self.reason = reason;
+                }
+                return;
+            }
+        };
+        let harmless = matches!(verdict, Verdict::Owned | Verdict::Prepared);
+        if self.confirmed == Some(verdict) || (self.confirmed.is_none() && harmless) {
+            self.confirm(verdict, reason);
+            return;
+        }
+        match self.pending {
+            Some(pending) if pending.verdict == verdict => {
+                if polls.newer_than(pending.polls) {
+                    self.confirm(verdict, reason);
+                }
+            }
+            _ => self.pending = Some(Pending { verdict, polls }),
+        }
+        if self.confirmed.is_none() {
+            self.reason = "a verdict needs two polls running".into();
+        }
+    }
+
+    fn confirm(&mut self, verdict: Verdict, reason: String) {
+        self.confirmed = Some(verdict);
+        self.reason = reason;
+        self.pending = None;
+    }
+
+    /// The verdict to show.
+    pub fn verdict(&self) -> Verdict {
+        self.confirmed.unwrap_or(Verdict::Unknown)
+    }
+}
+
+impl PollPair {
+    fn newer_than(self, other: Self) -> bool {
+        let pooler = match (self.pooler, other.pooler) {
+            (Some(own), Some(other)) => own > other,
+            _ => true,
+        };
+        self.postgres > other.postgres && pooler
+    }
+}

@@ -1,0 +1,192 @@
+//! What the engine knows of one PostgreSQL server and the poolers in front of
+//! it, and the detectors that watch them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Settings;
+use super::correlate::routes::sessions_by_route;
+use super::detect::avalanche::{Avalanche, AvalancheInput};
+use super::detect::headroom::Headroom;
+use super::incident::{Finding, Kind};
+use super::locks::advisory::{AdvisoryLocks, Looks};
+use super::locks::pooled::PoolerLook;
+use super::locks::{LockView, graph};
+use super::snapshot::{PoolerView, TargetView};
+use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
+
+/// A look at a pooler older than this says nothing about now. Longer than the
+/// longest sensible poll interval times two.
+const POOLER_STALE_SECONDS: f64 = 15.0;
+
+/// One target.
+#[derive(Debug)]
+pub struct Target {
+    name: String,
+    settings: Arc<Settings>,
+    view: TargetView,
+    graph: graph::WaitGraph,
+    poolers: BTreeMap<String, PoolerView>,
+    advisory: AdvisoryLocks,
+    orphans: Vec<Finding>,
+    avalanche: Avalanche,
+    headroom: Headroom,
+}
+
+/// The findings of the kinds that were looked at.
+#[derive(Debug)]
+pub struct Findings {
+    pub kinds: &'static [Kind],
+    pub findings: Vec<Finding>,
+}
+
+impl Target {
+    pub fn new(name: &str, settings: &Arc<Settings>) -> Self {
+        let expected = settings
+            .poolers
+            .iter()
+            .filter(|pooler| pooler.target == name);
+        Self {
+            name: name.to_owned(),
+            settings: Arc::clone(settings),
+            view: TargetView::default(),
+            graph: graph::WaitGraph::default(),
+            // A pooler that never answered is a gap too.
+            poolers: expected
+                .map(|pooler| {
+                    let report = PgbouncerReport {
+                        pooler: pooler.name.clone(),
+                        target: name.to_owned(),
+                        ..PgbouncerReport::default()
+                    };
+                    let view = PoolerView {
+                        report: Arc::new(report),
+                        ..PoolerView::default()
+                    };
+                    (pooler.name.clone(), view)
+                })
+                .collect(),
+            advisory: AdvisoryLocks::new(name),
+            orphans: Vec::new(),
+            avalanche: Avalanche::new(name, settings),
+            headroom: Headroom::new(name, settings),
+        }
+    }
+
+    /// A look at the server, or word that it failed.
+    pub fn postgres(&mut self, t: UnixSeconds, report: PostgresReport, open: bool) -> Findings {
+        if report.error.is_some() {
+            self.view.fresh = false;
+            return Findings {
+                kinds: &[Kind::ConnectionHeadroom],
+                findings: self.headroom.observe(t, &report).into_iter().collect(),
+            };
+        }
+        self.view.report = Arc::new(report);
+        self.view.at = t;
+        self.view.fresh = true;
+        let report = Arc::clone(&self.view.report);
+        let server_clock = report.server.as_ref().and_then(|server| server.clock);
+        self.graph = graph::build(&report, server_clock.unwrap_or(t));
+        self.judge_locks(t);
+        let input = AvalancheInput {
+            t,
+            report: &report,
+            clients_waiting: self.clients_waiting(t),
+            open,
+        };
+        let mut findings = self.orphans.clone();
+        findings.extend(self.avalanche.observe(&input));
+        findings.extend(self.headroom.observe(t, &report));
+        self.view.band = self.avalanche.band();
+        self.view.routes = sessions_by_route(&report, &self.name, &self.settings.services);
+        Findings {
+            kinds: &Kind::ALL,
+            findings,
+        }
+    }
+
+    /// A look at a pooler, or word that it failed.
+    pub fn pgbouncer(&mut self, t: UnixSeconds, report: PgbouncerReport) -> Findings {
+        let view = self.poolers.entry(report.pooler.clone()).or_default();
+        if report.error.is_some() {
+            view.fresh = false;
+        } else {
+            *view = PoolerView {
+                report: Arc::new(report),
+                at: t,
+                fresh: true,
+            };
+        }
+        self.judge_locks(t);
+        Findings {
+            kinds: &[Kind::OrphanedAdvisoryLock],
+            findings: self.orphans.clone(),
+        }
+    }
+
+    fn judge_locks(&mut self, now: UnixSeconds) {
+        if self.view.fresh && self.settings.detect.orphaned_advisory_lock.enabled {
+            let poolers: Vec<_> = self
+                .poolers
+                .values()
+                .map(|view| PoolerLook {
+                    at: view.at,
+                    fresh: is_fresh(view, now),
+                    report: &view.report,
+                })
+                .collect();
+            self.advisory.observe(&Looks {
+                now,
+                at: self.view.at,
+                report: &self.view.report,
+                poolers: &poolers,
+                settings: &self.settings,
+            });
+            self.orphans = self.advisory.findings(&self.orphans);
+        }
+        self.view.locks = Arc::new(LockView {
+            name: self.name.clone(),
+            root_blockers: self.graph.roots.clone(),
+            advisory_locks: self.advisory.views(),
+            chain_depth: self.graph.depth,
+            waits: self.graph.waits.clone(),
+        });
+    }
+
+    /// Clients that wait for a server. PAUSE makes everybody wait and is no
+    /// load: a paused database is left out.
+    fn clients_waiting(&self, now: UnixSeconds) -> u32 {
+        let fresh = self.poolers.values().filter(|view| is_fresh(view, now));
+        fresh
+            .map(|view| {
+                let paused = |name: &str| {
+                    let mut databases = view.report.databases.iter();
+                    databases.any(|database| database.name == name && database.paused)
+                };
+                let pools = view.report.pools.iter();
+                pools
+                    .filter(|pool| !paused(&pool.database))
+                    .map(|pool| pool.cl_waiting)
+                    .fold(0, u32::saturating_add)
+            })
+            .fold(0, u32::saturating_add)
+    }
+
+    pub fn view(&self) -> TargetView {
+        self.view.clone()
+    }
+
+    pub fn poolers(&self) -> &BTreeMap<String, PoolerView> {
+        &self.poolers
+    }
+
+    /// Poolers whose clients a verdict needs.
+    pub fn clients_wanted(&self) -> impl Iterator<Item = &String> {
+        self.advisory.clients_wanted().iter()
+    }
+}
+
+fn is_fresh(view: &PoolerView, now: UnixSeconds) -> bool {
+    view.fresh && (now - view.at).abs() <= POOLER_STALE_SECONDS
+}
