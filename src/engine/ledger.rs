@@ -283,7 +283,7 @@ mod tests {
     fn an_incident_is_opened_updated_and_resolved_once() {
         let mut ledger = Ledger::default();
         let t = 1_604_902_326.0;
-        let mut settle =
+        let settle =
             |ledger: &mut Ledger, findings, dt| ledger.settle("main", &[KIND], findings, t + dt);
         let opened = settle(&mut ledger, vec![finding("", 0.5)], 0.0);
         assert_eq!(events(&opened), [Event::Opened]);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::correlate::routes::sessions_by_route;
+use super::correlate::services::Services;
 use super::detect::avalanche::{Avalanche, AvalancheInput};
 use super::detect::headroom::Headroom;
 use super::incident::{Finding, Kind};
@@ -24,6 +25,7 @@ const POOLER_STALE_SECONDS: f64 = 15.0;
 pub struct Target {
     name: String,
     settings: Arc<Settings>,
+    services: Services,
     view: TargetView,
     graph: graph::WaitGraph,
     poolers: BTreeMap<String, PoolerView>,
@@ -49,6 +51,7 @@ impl Target {
         Self {
             name: name.to_owned(),
             settings: Arc::clone(settings),
+            services: Services::new(&settings.services),
             view: TargetView::default(),
             graph: graph::WaitGraph::default(),
             // A pooler that never answered is a gap too.
@@ -99,7 +102,7 @@ impl Target {
         findings.extend(self.avalanche.observe(&input));
         findings.extend(self.headroom.observe(t, &report));
         self.view.band = self.avalanche.band();
-        self.view.routes = sessions_by_route(&report, &self.name, &self.settings.services);
+        self.view.routes = sessions_by_route(&report, &self.name, &self.services);
         Findings {
             kinds: &Kind::ALL,
             findings,

@@ -54,7 +54,7 @@ fn bigint_candidates(database: &str, key: i64) -> Vec<String> {
     computed
         .iter()
         .chain(FIXED.iter())
-        .filter(|(known, name)| *known == key)
+        .filter(|(known, _)| *known == key)
         .map(|(_, name)| (*name).to_owned())
         .collect()
 }
