@@ -1,10 +1,45 @@
 //! Configuration in two stages: the file's shape, then a checked [`Config`].
+//!
+//! `shape` says which keys there are, through the table reader `reader`;
+//! `check` says how they fit together. Both add to one list of problems, so
+//! that one look at the file reports everything that is wrong with it.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod check;
+mod dsn;
+mod password;
+mod problem;
+mod reader;
+mod shape;
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use dsn::{Dsn, DsnError, SslMode};
+pub use problem::{ConfigError, ConfigErrors, Place};
+
 use crate::engine::Settings;
+use dsn::Kind;
+use problem::{Problems, Show};
+use reader::{Context, Environment, Table};
+
+/// Where the configuration is looked for, in this order.
+pub const DEFAULT_PATHS: [&str; 2] = ["./snowpit.toml", "/etc/snowpit/snowpit.toml"];
+
+/// Loopback: nothing is open to the network that nobody opened.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9899);
+
+/// The pseudo-database that is PgBouncer's admin console.
+pub const PGBOUNCER_CONSOLE: &str = "pgbouncer";
+
+/// The name of the only target when there is no file.
+pub const SINGLE_TARGET: &str = "main";
+
+/// No configuration is longer; a wrong path may be a disk image.
+const FILE_LIMIT: u64 = 1024 * 1024;
 
 /// A checked configuration: nothing in it can be wrong any more.
 #[derive(Debug, Clone)]
@@ -16,6 +51,8 @@ pub struct Config {
     pub pgbouncer: Vec<PgbouncerConfig>,
     /// What the engine is told.
     pub settings: Settings,
+    /// What is allowed and still unwise, a sentence each, to be shown once.
+    pub warnings: Vec<String>,
 }
 
 /// `[[postgres]]`
@@ -35,44 +72,158 @@ pub struct PgbouncerConfig {
     pub interval: Duration,
 }
 
-/// Where and as whom to connect. `Debug` and `Display` never show the password.
-#[derive(Clone)]
-pub struct Dsn {
-    /// A host name, an address, or the directory of a unix socket.
-    pub host: String,
-    pub port: u16,
-    pub user: String,
-    pub password: Option<String>,
-    pub database: String,
-    pub ssl_mode: SslMode,
-    /// PEM file of the authorities to trust; `None`: the system's.
-    pub ssl_root_cert: Option<PathBuf>,
-    pub connect_timeout: Duration,
-}
+impl Config {
+    /// The file to read: the one that was asked for, else the first of
+    /// [`DEFAULT_PATHS`] that exists.
+    pub fn find(explicit: Option<PathBuf>) -> Result<PathBuf, ConfigErrors> {
+        if let Some(path) = explicit {
+            return Ok(path);
+        }
+        let mut places = DEFAULT_PATHS.iter().map(PathBuf::from);
+        places.find(|path| path.exists()).ok_or_else(|| {
+            ConfigErrors::lone(
+                "snowpit",
+                format!(
+                    "there is no configuration at {} or {}; copy config.example.toml to one of them, \
+                     or name a file with --config FILE",
+                    DEFAULT_PATHS[0], DEFAULT_PATHS[1]
+                ),
+            )
+        })
+    }
 
-/// libpq's `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SslMode {
-    Disable,
-    #[default]
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
+    /// Reads and checks a file, and the password files that it names.
+    pub fn load(path: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let origin = path.display().to_string();
+        let mut bytes = Vec::new();
+        let read =
+            fs::File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes));
+        if let Err(error) = read {
+            return Err(ConfigErrors::lone(
+                &origin,
+                format!("cannot be read: {error}"),
+            ));
+        }
+        if bytes.len() as u64 > FILE_LIMIT {
+            let message = "is longer than 1 MiB; this is no configuration";
+            return Err(ConfigErrors::lone(&origin, message));
+        }
+        let Ok(text) = String::from_utf8(bytes) else {
+            return Err(ConfigErrors::lone(&origin, "is not UTF-8 text"));
+        };
+        let mut config = Self::parse(&text, &origin, env)?;
+        config.path = Some(path.to_owned());
+        Ok(config)
+    }
 
-impl std::fmt::Debug for Dsn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Dsn({self})")
+    /// Checks the text of a file. `origin` is its name in the report.
+    pub fn parse(
+        text: &str,
+        origin: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        let problems = Problems::default();
+        let (config, _) = read(text, &env, &problems);
+        let warnings = problems.finish(origin, text)?;
+        config
+            .map(|config| Self { warnings, ..config })
+            .ok_or_else(|| ConfigErrors::lone(origin, "cannot be parsed"))
+    }
+
+    /// One PostgreSQL server, named [`SINGLE_TARGET`], and nothing else: for a
+    /// look without a file.
+    pub fn from_dsn(dsn: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
+        let origin = "--dsn";
+        let refuse = |message: String| ConfigErrors::lone(origin, message);
+        let written = dsn::parse(dsn).map_err(|error| refuse(error.to_string()))?;
+        let mut connection = written
+            .resolve(Kind::Postgres, &env)
+            .map_err(|error| refuse(error.to_string()))?;
+        let problems = Problems::default();
+        connection.password =
+            password::find(SINGLE_TARGET, &connection, &written, None, &env, &problems)
+                .map_err(refuse)?;
+        let warnings = problems.finish(origin, "")?;
+        Ok(Self {
+            path: None,
+            listen: DEFAULT_LISTEN,
+            postgres: vec![PostgresConfig {
+                name: SINGLE_TARGET.to_owned(),
+                connection,
+                interval: shape::DEFAULT_INTERVAL,
+            }],
+            pgbouncer: Vec::new(),
+            settings: Settings {
+                targets: vec![SINGLE_TARGET.to_owned()],
+                ..Settings::default()
+            },
+            warnings,
+        })
     }
 }
 
-impl std::fmt::Display for Dsn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "postgresql://{}@{}:{}/{}",
-            self.user, self.host, self.port, self.database
-        )
+/// Both stages, and the keys that the file leaves out. There is no
+/// configuration when the text is not TOML.
+fn read(
+    text: &str,
+    environment: Environment<'_>,
+    problems: &Problems,
+) -> (Option<Config>, Vec<String>) {
+    let (root, errors) = toml::de::DeTable::parse_recoverable(text);
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        problems.at(
+            span,
+            Show::Syntax,
+            format!("not valid TOML: {}", error.message()),
+        );
+    }
+    if !problems.is_empty() {
+        return (None, Vec::new());
+    }
+    let context = Context {
+        problems,
+        environment,
+        absent: RefCell::default(),
+    };
+    let file = shape::read(Table::root(root.get_ref(), &context));
+    let config = check::check(file, environment, problems);
+    (Some(config), context.absent.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example with every `#key = value` made real.
+    fn uncommented_example(directory: &Path) -> String {
+        let password = directory.join("password");
+        fs::write(&password, "hidden\n").unwrap();
+        include_str!("../../config.example.toml")
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => {
+                    rest
+                }
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+            .replace("/run/secrets/snowpit", &password.display().to_string())
+    }
+
+    #[test]
+    fn the_example_shows_every_key_that_the_reader_knows() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = uncommented_example(directory.path());
+        let problems = Problems::default();
+        let (config, absent) = read(&text, &|_| None, &problems);
+        assert_eq!(absent, Vec::<String>::new(), "missing in the example");
+        problems.finish("config.example.toml", &text).unwrap();
+        let config = config.unwrap();
+        assert_eq!(
+            config.settings.detect,
+            crate::engine::settings::Detect::default()
+        );
     }
 }

@@ -1,0 +1,212 @@
+//! Stage one: the file's shape. Which tables and keys there are, of which kind
+//! their values are, and nothing about how they fit together.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::reader::{Table, Text};
+use crate::engine::settings::{
+    ConnectionAvalanche, ConnectionHeadroom, Detect, OrphanedAdvisoryLock, Sensitivity,
+};
+
+/// Below this a poll would still be running when the next is due, above it no
+/// detector has anything to work with.
+const INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// A week: a threshold beyond it never acts on what is kept in memory.
+const MAX_THRESHOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How often a source is looked at when the file says nothing.
+pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The whole file.
+pub(super) struct File {
+    pub(super) listen: Option<Text>,
+    pub(super) postgres: Vec<Source>,
+    pub(super) pgbouncer: Vec<Source>,
+    pub(super) poolers: Poolers,
+    pub(super) services: Vec<Service>,
+    pub(super) locks: Vec<Lock>,
+    pub(super) detect: Detect,
+}
+
+/// `[[postgres]]` or `[[pgbouncer]]`. A required key is absent only when its
+/// absence was reported.
+pub(super) struct Source {
+    pub(super) header: Range<usize>,
+    pub(super) name: Option<Text>,
+    /// Of a `[[pgbouncer]]`.
+    pub(super) target: Option<Text>,
+    pub(super) dsn: Option<Text>,
+    pub(super) password_file: Option<Text>,
+    pub(super) interval: Duration,
+}
+
+/// `[poolers]`
+pub(super) struct Poolers {
+    pub(super) complete: bool,
+    pub(super) addresses: Vec<Text>,
+}
+
+/// `[[service]]`
+pub(super) struct Service {
+    pub(super) name: Option<Text>,
+    pub(super) targets: Option<Vec<Text>>,
+    pub(super) applications: Vec<Text>,
+}
+
+/// `[[advisory_lock]]`
+pub(super) struct Lock {
+    pub(super) key: Option<(Vec<i64>, Range<usize>)>,
+    pub(super) name: Option<Text>,
+    pub(super) allow: bool,
+}
+
+/// Reads every table of the file.
+pub(super) fn read(root: Table<'_>) -> File {
+    let file = File {
+        listen: read_server(root.child("server")),
+        postgres: each(&root, "postgres", |table| read_source(table, false)),
+        pgbouncer: each(&root, "pgbouncer", |table| read_source(table, true)),
+        poolers: read_poolers(root.child("poolers")),
+        services: each(&root, "service", read_service),
+        locks: each(&root, "advisory_lock", read_lock),
+        detect: read_detect(root.child("detect")),
+    };
+    root.unsupported(&[
+        "otlp",
+        "history",
+        "alertmanager",
+        "remote_write",
+        "telemetry",
+    ]);
+    root.finish();
+    file
+}
+
+fn each<T>(root: &Table<'_>, key: &'static str, read: impl Fn(Table<'_>) -> T) -> Vec<T> {
+    root.children(key).into_iter().map(read).collect()
+}
+
+fn read_server(table: Table<'_>) -> Option<Text> {
+    let listen = table.text("listen");
+    table.unsupported(&["tls", "users", "bearer_token_file"]);
+    table.finish();
+    listen
+}
+
+fn read_source(table: Table<'_>, has_target: bool) -> Source {
+    let source = Source {
+        header: table.header(),
+        name: table.required_text("name"),
+        target: has_target.then(|| table.required_text("target")).flatten(),
+        dsn: table.required_text("dsn"),
+        password_file: table.text("password_file"),
+        interval: table.duration("interval", DEFAULT_INTERVAL, INTERVALS),
+    };
+    table.finish();
+    source
+}
+
+fn read_poolers(table: Table<'_>) -> Poolers {
+    let poolers = Poolers {
+        complete: table.boolean("complete", false),
+        addresses: table.texts("addresses").unwrap_or_default(),
+    };
+    table.finish();
+    poolers
+}
+
+fn read_service(table: Table<'_>) -> Service {
+    let service = Service {
+        name: table.required_text("name"),
+        targets: table.texts("targets"),
+        applications: table.required_texts("applications"),
+    };
+    table.unsupported(&["scrape"]);
+    table.finish();
+    service
+}
+
+fn read_lock(table: Table<'_>) -> Lock {
+    let lock = Lock {
+        key: table.integers("key"),
+        name: table.required_text("name"),
+        allow: table.boolean("allow", false),
+    };
+    table.finish();
+    lock
+}
+
+// The literals below name every field, so that a threshold which the file
+// cannot set does not compile.
+
+fn read_detect(table: Table<'_>) -> Detect {
+    let detect = Detect {
+        orphaned_advisory_lock: read_orphaned(table.child("orphaned_advisory_lock")),
+        connection_avalanche: read_avalanche(table.child("connection_avalanche")),
+        connection_headroom: read_headroom(table.child("connection_headroom")),
+    };
+    table.finish();
+    detect
+}
+
+fn read_orphaned(table: Table<'_>) -> OrphanedAdvisoryLock {
+    let default = OrphanedAdvisoryLock::default();
+    let orphaned = OrphanedAdvisoryLock {
+        enabled: table.boolean("enabled", default.enabled),
+        suspect_after: seconds(&table, "suspect_after", default.suspect_after),
+    };
+    table.finish();
+    orphaned
+}
+
+fn read_avalanche(table: Table<'_>) -> ConnectionAvalanche {
+    let default = ConnectionAvalanche::default();
+    let avalanche = ConnectionAvalanche {
+        enabled: table.boolean("enabled", default.enabled),
+        sensitivity: table.choice("sensitivity", default.sensitivity, &SENSITIVITIES),
+        warm_up: seconds(&table, "warm_up", default.warm_up),
+        min_sessions: table.number("min_sessions", default.min_sessions, 1.0..=100_000.0),
+        resolve_after: seconds(&table, "resolve_after", default.resolve_after),
+    };
+    table.finish();
+    avalanche
+}
+
+const SENSITIVITIES: [(&str, Sensitivity); 3] = [
+    ("low", Sensitivity::Low),
+    ("normal", Sensitivity::Normal),
+    ("high", Sensitivity::High),
+];
+
+fn read_headroom(table: Table<'_>) -> ConnectionHeadroom {
+    let default = ConnectionHeadroom::default();
+    let headroom = ConnectionHeadroom {
+        enabled: table.boolean("enabled", default.enabled),
+        open_ratio: table.number("open_ratio", default.open_ratio, 0.0..=1.0),
+        resolve_ratio: table.number("resolve_ratio", default.resolve_ratio, 0.0..=1.0),
+        hold: seconds(&table, "hold", default.hold),
+    };
+    // Otherwise the incident would open and resolve at every poll.
+    if headroom.resolve_ratio > headroom.open_ratio {
+        table.report(
+            table.header(),
+            format!(
+                "\"resolve_ratio\" ({}) must not be above \"open_ratio\" ({})",
+                headroom.resolve_ratio, headroom.open_ratio
+            ),
+        );
+    }
+    table.finish();
+    headroom
+}
+
+/// A duration that the engine holds in seconds.
+fn seconds(table: &Table<'_>, key: &'static str, default: f64) -> f64 {
+    let default = Duration::from_secs_f64(default);
+    table
+        .duration(key, default, Duration::ZERO..=MAX_THRESHOLD)
+        .as_secs_f64()
+}
