@@ -1,5 +1,12 @@
 //! The edges in: each source is looked at by a poller that owns one connection.
 
+pub mod failure;
+pub mod health;
+pub mod poll;
+pub mod postgres;
+pub mod sql;
+pub mod tls;
+
 use std::future::Future;
 
 use crate::sample::{FailureReason, Report};
@@ -12,7 +19,8 @@ pub trait Source: Send + 'static {
     /// The label `name`.
     fn name(&self) -> &str;
     /// One look. An error drops the connection when the source cannot be sure
-    /// of its state.
+    /// of its state. The future may be dropped at any await, so a source takes
+    /// its connection out first and puts it back when it is done.
     fn poll(&mut self) -> impl Future<Output = Result<Report, PollError>> + Send;
     /// The report that says this poll failed.
     fn failure(&self, reason: FailureReason) -> Report;

@@ -1,0 +1,226 @@
+//! `pg_stat_activity`, in one read of the backends' status: every client
+//! backend counted once in a group, and single rows of the sessions that
+//! matter.
+//!
+//! The function behind the view is called once, because the copy it takes is
+//! nearly the whole cost of looking, and because the view joins `pg_database`
+//! and `pg_authid`, which may be locked. Route tags are cut out on the server:
+//! a comment carries a trace id too, and grouping by that would group nothing.
+
+use std::net::IpAddr;
+
+use tokio_postgres::{Error, Row};
+
+use crate::observe::postgres::database::Names;
+use crate::observe::postgres::unix;
+use crate::observe::sql;
+use crate::sample::{Backend, Group};
+
+/// What stands in every text column of the group that sums up those beyond the
+/// limit of groups.
+pub const OTHER: &str = "other";
+
+/// Groups and single rows. `$1` are pids to be returned as single rows: those
+/// of the lock table.
+///
+/// * An idle session's wait says nothing and is left out.
+/// * A comment is looked for only where a statement begins or ends, and only
+///   while it runs or its transaction is open. The split by `,route='` stands
+///   for a parser of comments: it costs a microsecond a session, a regular
+///   expression ten.
+/// * Limits: 2,000 groups (the rest is told by `total`), 2,000 waiters, 200
+///   try-lock callers, the 20 oldest transactions, the 50 statements that have
+///   run longest.
+pub const SQL: &str = r"WITH activity AS MATERIALIZED (
+  SELECT pid, leader_pid, datid, usesysid, application_name, client_addr, client_port, backend_start, xact_start,
+         query_start, state_change, state, query, query_id, backend_xmin IS NOT NULL AS holds_xmin,
+         CASE WHEN state <> 'idle' THEN wait_event_type END AS wait_event_type,
+         CASE WHEN state <> 'idle' THEN wait_event END AS wait_event,
+         backend_type = 'client backend' AS is_client
+  FROM pg_stat_get_activity(NULL)
+), commented AS (
+  SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+         CASE WHEN state <> 'idle' AND strpos(query, '*/') > 0 THEN
+           ',' || translate(replace(concat(
+             CASE WHEN right(rtrim(query, E' ;\t\r\n'), 2) = '*/' THEN split_part(query, '/*', -1) END,
+             CASE WHEN left(ltrim(query, E' \t\r\n'), 2) = '/*' THEN ',' || split_part(split_part(query, '*/', 1), '/*', 2) END
+           ), E'\\''', '%27'), E'*/ \t\r\n', ',')
+         END AS comment
+  FROM activity WHERE is_client OFFSET 0
+), grouped AS (
+  SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+         CASE WHEN comment IS NULL THEN NULL
+              WHEN strpos(comment, ',route=''') > 0 THEN split_part(split_part(comment, ',route=''', 2), '''', 1)
+              WHEN strpos(comment, ',controller=''') > 0 THEN
+                split_part(split_part(comment, ',controller=''', 2), '''', 1) || '#'
+                || split_part(split_part(comment, ',action=''', 2), '''', 1)
+              WHEN strpos(comment, ',controller:') > 0 THEN
+                split_part(split_part(comment, ',controller:', 2), ',', 1) || '#'
+                || split_part(split_part(comment, ',action:', 2), ',', 1)
+         END AS route,
+         count(*) AS members
+  FROM commented GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+), busy AS MATERIALIZED (
+  SELECT *, strpos(query, 'pg_try_advisory') > 0 AS tries FROM activity
+  WHERE state <> 'idle' OR xact_start IS NOT NULL OR pid = ANY ($1) OR strpos(query, 'pg_try_advisory') > 0
+), picked AS (
+  SELECT pid FROM busy WHERE pid = ANY ($1)
+  UNION (SELECT pid FROM busy WHERE wait_event_type = 'Lock' LIMIT 2000)
+  UNION (SELECT pid FROM busy WHERE is_client AND tries AND pid <> pg_backend_pid() LIMIT 200)
+  UNION (SELECT pid FROM busy WHERE is_client AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
+         ORDER BY xact_start LIMIT 20)
+  UNION (SELECT pid FROM busy WHERE is_client AND state = 'active' AND pid <> pg_backend_pid()
+         ORDER BY query_start LIMIT 50)
+)
+(SELECT members, sum(members) OVER ()::int8 AS total, datid, usesysid, application_name, client_addr, state,
+        wait_event_type, wait_event, left(route, 300) AS text,
+        NULL::int4 AS pid, NULL::int4 AS leader_pid, NULL::int4 AS client_port, NULL::timestamptz AS backend_start,
+        NULL::timestamptz AS xact_start, NULL::timestamptz AS query_start, NULL::timestamptz AS state_change,
+        NULL::bool AS holds_xmin, NULL::int8 AS query_id
+ FROM grouped ORDER BY members DESC LIMIT 2000)
+UNION ALL
+SELECT NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+       left(query, 1023), pid, leader_pid, client_port, backend_start, xact_start, query_start, state_change,
+       holds_xmin, query_id
+FROM busy WHERE pid IN (SELECT pid FROM picked)";
+
+/// The decoded rows of [`SQL`]; databases and roles are still oids.
+#[derive(Debug, Default)]
+pub struct Activity {
+    groups: Vec<(Oids, Group)>,
+    backends: Vec<(Oids, Backend)>,
+    /// Client backends in all, also in groups beyond the limit.
+    total: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Oids {
+    database: Option<u32>,
+    role: Option<u32>,
+}
+
+impl Oids {
+    fn of(row: &Row) -> Result<Self, Error> {
+        Ok(Self {
+            database: row.try_get("datid")?,
+            role: row.try_get("usesysid")?,
+        })
+    }
+}
+
+impl Activity {
+    /// # Errors
+    /// When a column is missing or of another type.
+    pub fn decode(rows: &[Row]) -> Result<Self, Error> {
+        let mut activity = Self::default();
+        for row in rows {
+            let oids = Oids::of(row)?;
+            if let Some(members) = row.try_get::<_, Option<i64>>("members")? {
+                activity.total = row.try_get::<_, Option<i64>>("total")?.map_or(0, count);
+                activity.groups.push((oids, group(row, count(members))?));
+            } else {
+                activity.backends.push((oids, backend(row)?));
+            }
+        }
+        Ok(activity)
+    }
+
+    /// True when every database and role of these rows has a name.
+    pub fn named_by(&self, names: &Names) -> bool {
+        let groups = self.groups.iter().map(|(oids, _)| oids);
+        let backends = self.backends.iter().map(|(oids, _)| oids);
+        groups
+            .chain(backends)
+            .all(|oids| names.knows(oids.database, oids.role))
+    }
+
+    /// Groups and single rows with names; the sum of the groups is the number
+    /// of client backends.
+    pub fn named(self, names: &Names) -> (Vec<Group>, Vec<Backend>) {
+        let shown: u32 = self.groups.iter().map(|(_, group)| group.count).sum();
+        let mut groups: Vec<Group> = self
+            .groups
+            .into_iter()
+            .map(|(oids, group)| Group {
+                database: names.database(oids.database),
+                user: names.role(oids.role),
+                ..group
+            })
+            .collect();
+        if self.total > shown {
+            groups.push(rest(self.total - shown));
+        }
+        let backends = self
+            .backends
+            .into_iter()
+            .map(|(oids, backend)| Backend {
+                database: names.database(oids.database),
+                user: names.role(oids.role),
+                ..backend
+            })
+            .collect();
+        (groups, backends)
+    }
+}
+
+fn rest(count: u32) -> Group {
+    let other = || Some(OTHER.to_owned());
+    Group {
+        database: other(),
+        user: other(),
+        application: other(),
+        client: other(),
+        state: other(),
+        count,
+        ..Group::default()
+    }
+}
+
+fn group(row: &Row, count: u32) -> Result<Group, Error> {
+    let route: Option<String> = row.try_get("text")?;
+    Ok(Group {
+        database: None,
+        user: None,
+        application: row.try_get("application_name")?,
+        client: client(row)?,
+        state: row.try_get("state")?,
+        wait_event_type: row.try_get("wait_event_type")?,
+        wait_event: row.try_get("wait_event")?,
+        route: route.as_deref().and_then(sql::route_tag),
+        count,
+    })
+}
+
+fn backend(row: &Row) -> Result<Backend, Error> {
+    let query: Option<String> = row.try_get("text")?;
+    Ok(Backend {
+        pid: row.try_get::<_, Option<i32>>("pid")?.unwrap_or_default(),
+        backend_start: unix(row, "backend_start")?,
+        database: None,
+        user: None,
+        application: row.try_get("application_name")?,
+        client: client(row)?,
+        client_port: row.try_get("client_port")?,
+        state: row.try_get("state")?,
+        wait_event_type: row.try_get("wait_event_type")?,
+        wait_event: row.try_get("wait_event")?,
+        xact_start: unix(row, "xact_start")?,
+        query_start: unix(row, "query_start")?,
+        state_change: unix(row, "state_change")?,
+        holds_xmin: row
+            .try_get::<_, Option<bool>>("holds_xmin")?
+            .unwrap_or_default(),
+        query_id: row.try_get("query_id")?,
+        query: query.as_deref().map(sql::redact),
+        leader_pid: row.try_get("leader_pid")?,
+    })
+}
+
+fn client(row: &Row) -> Result<Option<String>, Error> {
+    let address: Option<IpAddr> = row.try_get("client_addr")?;
+    Ok(address.map(|address| address.to_string()))
+}
+
+fn count(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or_default()
+}

@@ -1,0 +1,209 @@
+//! PostgreSQL, 14 to 18: one persistent session, two round trips a look.
+//!
+//! The first trip reads the lock table and the facts of the server; the second
+//! reads the activity, with single rows for the sessions that the locks name.
+//! Neither reads a catalog, so no lock that a session can take stops a look.
+//! Names are read apart, rarely, and are missing rather than waited for.
+
+pub mod activity;
+pub mod database;
+pub mod locks;
+pub mod prepared;
+pub mod server;
+pub mod session;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Error, Row};
+
+use crate::config::{Dsn, PostgresConfig};
+use crate::observe::poll::READ_TIMEOUT;
+use crate::observe::{PollError, Source, failure};
+use crate::sample::{FailureReason, PostgresReport, Report, UnixSeconds};
+
+use activity::Activity;
+use database::Names;
+use locks::LockTable;
+use session::Session;
+
+/// Names change when somebody creates or renames a database or a role.
+const NAMES_EVERY: Duration = Duration::from_secs(60);
+
+/// An oid without a name asks for a new reading, but a dropped role's session
+/// must not ask for one every second.
+const NAMES_AT_MOST_EVERY: Duration = Duration::from_secs(10);
+
+/// Before 15 reading statistics makes the collector write a file.
+const CHEAP_STATISTICS: u32 = 150_000;
+
+/// Looks between two readings of the statistics where they are dear.
+const DEAR_STATISTICS_EVERY: u64 = 10;
+
+/// A PostgreSQL server to be polled.
+pub struct PostgresSource {
+    name: String,
+    dsn: Dsn,
+    session: Option<Session>,
+    names: Names,
+    names_read: Option<Instant>,
+    looks: u64,
+}
+
+impl PostgresSource {
+    pub fn new(config: &PostgresConfig) -> Self {
+        Self {
+            name: config.name.clone(),
+            dsn: config.connection.clone(),
+            session: None,
+            names: Names::default(),
+            names_read: None,
+            looks: 0,
+        }
+    }
+
+    /// One look, as a report of its own type; [`Source::poll`] wraps it.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not answer in time.
+    pub async fn look(&mut self) -> Result<PostgresReport, PollError> {
+        // The session is put back only after a whole look: after an error, or
+        // when this future is dropped halfway, its state is unknown.
+        let session = match self.session.take().filter(|session| !session.is_closed()) {
+            Some(session) => session,
+            None => Session::open(&self.dsn).await?,
+        };
+        let report = tokio::time::timeout(READ_TIMEOUT, self.read(&session))
+            .await
+            .unwrap_or_else(|_| Err(failure::timed_out(&self.dsn, READ_TIMEOUT.as_secs_f64())))?;
+        self.session = Some(session);
+        Ok(report)
+    }
+
+    async fn read(&mut self, session: &Session) -> Result<PostgresReport, PollError> {
+        if self.names_read.is_none() {
+            self.refresh_names(session).await?;
+        }
+        let (locks, facts) = self.first_trip(session).await?;
+        let (activity, prepared) = self.second_trip(session, &locks).await?;
+        let named = activity.named_by(&self.names)
+            && locks.databases().all(|oid| self.names.knows(oid, None));
+        let age = self.names_read.map_or(NAMES_EVERY, |read| read.elapsed());
+        if age >= NAMES_EVERY || (!named && age >= NAMES_AT_MOST_EVERY) {
+            self.refresh_names(session).await?;
+        }
+        let names = &self.names;
+        let prepared = prepared::decode(&prepared, names)
+            .map_err(self.because("reading pg_prepared_xacts"))?;
+        let (truncated, lock_counts) = (locks.truncated, locks.counts.clone());
+        let (groups, backends) = activity.named(names);
+        Ok(PostgresReport {
+            target: self.name.clone(),
+            error: None,
+            server: Some(facts.server),
+            sessions_opened_total: facts.sessions_opened_total,
+            groups,
+            backends,
+            locks: locks.named(names),
+            lock_counts,
+            truncated,
+            prepared,
+            databases: names.listed.clone(),
+            sees_all_sessions: names.sees_all_sessions,
+        })
+    }
+
+    /// The lock table and the facts, pipelined.
+    async fn first_trip(
+        &mut self,
+        session: &Session,
+    ) -> Result<(LockTable, server::Facts), PollError> {
+        let cheap = session.version >= CHEAP_STATISTICS;
+        let databases = if cheap || self.looks.is_multiple_of(DEAR_STATISTICS_EVERY) {
+            self.names.database_oids()
+        } else {
+            Vec::new()
+        };
+        self.looks += 1;
+        let because = self.because("reading pg_locks");
+        let client = &session.client;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&databases];
+        let (locks, facts) = tokio::try_join!(
+            client.query(&session.locks, &[]),
+            client.query_one(&session.facts, &parameters),
+        )
+        .map_err(&because)?;
+        let facts =
+            server::decode(&facts, session.version).map_err(self.because("reading settings"))?;
+        Ok((LockTable::decode(&locks).map_err(&because)?, facts))
+    }
+
+    /// The activity, and prepared transactions when the locks name one.
+    async fn second_trip(
+        &self,
+        session: &Session,
+        locks: &LockTable,
+    ) -> Result<(Activity, Vec<Row>), PollError> {
+        let because = self.because("reading pg_stat_activity");
+        let client = &session.client;
+        let pids = locks.pids();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&pids];
+        let activity = client.query(&session.activity, &parameters);
+        let (activity, prepared) = if locks.has_prepared() {
+            tokio::try_join!(activity, client.query_typed(prepared::SQL, &[])).map_err(&because)?
+        } else {
+            (activity.await.map_err(&because)?, Vec::new())
+        };
+        Ok((Activity::decode(&activity).map_err(&because)?, prepared))
+    }
+
+    /// Reads the names anew. A locked catalog is no failure: the old names
+    /// stay, and the next try is some looks away.
+    async fn refresh_names(&mut self, session: &Session) -> Result<(), PollError> {
+        self.names_read = Some(Instant::now());
+        match session.names(&self.dsn).await {
+            Ok(names) => self.names = names,
+            Err(error) if session.is_closed() => return Err(error),
+            Err(error) => {
+                tracing::debug!(target = self.name, "names are not read anew: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn because(&self, doing: &'static str) -> impl Fn(Error) -> PollError + '_ {
+        move |error| failure::asking(error, &self.dsn, doing)
+    }
+}
+
+impl Source for PostgresSource {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn poll(&mut self) -> Result<Report, PollError> {
+        self.look().await.map(Report::Postgres)
+    }
+
+    fn failure(&self, reason: FailureReason) -> Report {
+        Report::Postgres(PostgresReport {
+            target: self.name.clone(),
+            error: Some(reason),
+            ..PostgresReport::default()
+        })
+    }
+}
+
+/// A `timestamptz` as seconds since the epoch.
+fn unix(row: &Row, column: &str) -> Result<Option<UnixSeconds>, Error> {
+    let time: Option<SystemTime> = row.try_get(column)?;
+    Ok(time.map(|time| match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }))
+}

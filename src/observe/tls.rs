@@ -1,0 +1,213 @@
+//! TLS to a server as libpq means it: `sslmode` and `sslrootcert`.
+//!
+//! `prefer` and `require` encrypt and trust whoever answers, unless a root
+//! certificate is given, in which case `require` checks the chain as libpq
+//! does; `verify-ca` checks the chain but not the name; `verify-full` checks
+//! both. The cryptography is ring, named here and not taken from a process-wide
+//! default.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::config::{Dsn, SslMode};
+use crate::observe::PollError;
+use crate::sample::FailureReason;
+
+/// The TLS side of connecting to `dsn`. It is also given for `disable`, where
+/// the driver does not use it; see [`driver_mode`].
+///
+/// # Errors
+/// When the root certificates cannot be read.
+pub fn connector(dsn: &Dsn) -> Result<MakeRustlsConnect, PollError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = verifier(dsn, &provider)?;
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| broken(&error))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// The driver knows three modes; what is verified is the connector's part. TLS
+/// does not go over a unix socket, whatever is asked for, as in libpq.
+pub fn driver_mode(dsn: &Dsn) -> tokio_postgres::config::SslMode {
+    use tokio_postgres::config::SslMode as Driver;
+    if dsn.host.starts_with('/') {
+        return Driver::Disable;
+    }
+    match dsn.ssl_mode {
+        SslMode::Disable => Driver::Disable,
+        SslMode::Prefer => Driver::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Driver::Require,
+    }
+}
+
+fn verifier(
+    dsn: &Dsn,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, PollError> {
+    let chain = |roots: RootCertStore| {
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map_err(|error| broken(&error))
+    };
+    Ok(match (dsn.ssl_mode, &dsn.ssl_root_cert) {
+        (SslMode::Disable | SslMode::Prefer, _) | (SslMode::Require, None) => {
+            Arc::new(AnyCertificate(Arc::clone(provider)))
+        }
+        (SslMode::Require | SslMode::VerifyCa, Some(file)) => {
+            Arc::new(AnyName(chain(roots_of_file(file)?)?))
+        }
+        (SslMode::VerifyCa, None) => Arc::new(AnyName(chain(system_roots()?)?)),
+        (SslMode::VerifyFull, Some(file)) => chain(roots_of_file(file)?)?,
+        (SslMode::VerifyFull, None) => chain(system_roots()?)?,
+    })
+}
+
+fn roots_of_file(file: &Path) -> Result<RootCertStore, PollError> {
+    let problem = |what: String| {
+        PollError::new(
+            FailureReason::Tls,
+            format!(
+                "sslrootcert {}: {what}: give a PEM file with the certificates to trust",
+                file.display()
+            ),
+        )
+    };
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|e| problem(e.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|e| problem(e.to_string()))?;
+        roots.add(certificate).map_err(|e| problem(e.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(problem("there is no certificate in it".into()));
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, PollError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err(PollError::new(
+            FailureReason::Tls,
+            "this system has no trusted root certificates: set sslrootcert in the dsn, or install ca-certificates",
+        ));
+    }
+    Ok(roots)
+}
+
+fn broken(error: &dyn std::fmt::Display) -> PollError {
+    PollError::new(
+        FailureReason::Tls,
+        format!("TLS could not be set up: {error}"),
+    )
+}
+
+/// Accepts whoever answers: encryption without identity.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Checks the chain and lets any name pass.
+#[derive(Debug)]
+struct AnyName(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for AnyName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let inner = &self.0;
+        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // The name is checked last, after the chain has been found good.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
