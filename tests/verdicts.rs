@@ -1,0 +1,523 @@
+//! The verdicts on advisory locks, told by made-up samples: what the engine
+//! must say, and what it must never say, poll by poll.
+
+use snowpit::engine::incident::{Event, Kind};
+use snowpit::engine::locks::key::LockKey;
+use snowpit::engine::locks::{AdvisoryLock, Verdict};
+use snowpit::engine::settings::{NamedLock, Pooler};
+use snowpit::engine::{Engine, Settings};
+use snowpit::sample::{
+    Backend, ClientSocket, Lock, PgbouncerReport, Pool, PostgresReport, PreparedTransaction,
+    Report, Sample, ServerSocket,
+};
+
+const KEY: i64 = 42;
+const START: f64 = 1_700_000_000.0;
+const PID: i32 = 4711;
+
+/// A server and its pooler, polled once a second, the pooler half a second
+/// after the server.
+struct Scene {
+    engine: Engine,
+    t: f64,
+    postgres: PostgresReport,
+    pooler: PgbouncerReport,
+    events: Vec<(Event, Kind)>,
+}
+
+impl Scene {
+    fn new(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            targets: vec!["main".into()],
+            poolers: vec![Pooler {
+                name: "pooler-1".into(),
+                target: "main".into(),
+            }],
+            poolers_complete: true,
+            ..Settings::default()
+        };
+        change(&mut settings);
+        let postgres = PostgresReport {
+            target: "main".into(),
+            backends: vec![holder()],
+            ..PostgresReport::default()
+        };
+        let pooler = PgbouncerReport {
+            pooler: "pooler-1".into(),
+            target: "main".into(),
+            pools: vec![Pool {
+                database: "app".into(),
+                user: "app".into(),
+                pool_mode: "transaction".into(),
+                ..Pool::default()
+            }],
+            servers: vec![server("")],
+            clients: Some(Vec::new()),
+            ..PgbouncerReport::default()
+        };
+        let mut scene = Self {
+            engine: Engine::new(settings),
+            t: START,
+            postgres,
+            pooler,
+            events: Vec::new(),
+        };
+        // Both sides are known before the lock is taken.
+        scene.second();
+        scene.postgres.locks = vec![lock("5/0")];
+        scene
+    }
+
+    fn apply(&mut self, at: f64, report: Report) {
+        let effects = self.engine.apply(Sample { t: at, report });
+        let told = effects.iter().map(|e| (e.event, e.incident.kind));
+        self.events.extend(told);
+    }
+
+    fn poll_postgres(&mut self) {
+        self.apply(self.t, Report::Postgres(self.postgres.clone()));
+    }
+
+    fn poll_pooler(&mut self) {
+        self.apply(self.t + 0.5, Report::Pgbouncer(self.pooler.clone()));
+    }
+
+    /// One poll of each.
+    fn second(&mut self) {
+        self.poll_postgres();
+        self.poll_pooler();
+        self.t += 1.0;
+    }
+
+    fn seconds(&mut self, n: u32) {
+        for _ in 0..n {
+            self.second();
+        }
+    }
+
+    fn view(&self) -> AdvisoryLock {
+        let snapshot = self.engine.snapshot();
+        snapshot.targets["main"].locks.advisory_locks[0].clone()
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.view().verdict
+    }
+
+    fn told(&self, event: Event) -> usize {
+        let orphan = (event, Kind::OrphanedAdvisoryLock);
+        self.events.iter().filter(|told| **told == orphan).count()
+    }
+
+    /// The holder in the middle of a transaction of the client at `ptr`.
+    fn in_transaction(&mut self, ptr: &str) {
+        self.postgres.locks = vec![lock("5/33")];
+        self.postgres.backends[0].state = Some("idle in transaction".into());
+        self.pooler.servers = vec![server(ptr)];
+    }
+
+    fn idle(&mut self) {
+        self.postgres.locks = vec![lock("5/0")];
+        self.postgres.backends = vec![holder()];
+        self.pooler.servers = vec![server("")];
+    }
+}
+
+fn holder() -> Backend {
+    Backend {
+        pid: PID,
+        backend_start: Some(START - 600.0),
+        database: Some("app".into()),
+        user: Some("app".into()),
+        client: Some("10.1.0.2".into()),
+        client_port: Some(52_352),
+        state: Some("idle".into()),
+        query_start: Some(START + 0.6),
+        state_change: Some(START + 0.6),
+        query: Some("SELECT pg_advisory_lock($1)".into()),
+        ..Backend::default()
+    }
+}
+
+fn lock(virtualtransaction: &str) -> Lock {
+    Lock {
+        pid: Some(PID),
+        locktype: "advisory".into(),
+        database: Some("app".into()),
+        mode: "ExclusiveLock".into(),
+        granted: true,
+        virtualtransaction: Some(virtualtransaction.into()),
+        classid: Some(0),
+        objid: Some(42),
+        objsubid: Some(1),
+        ..Lock::default()
+    }
+}
+
+fn server(link: &str) -> ServerSocket {
+    ServerSocket {
+        database: "app".into(),
+        user: "app".into(),
+        state: if link.is_empty() { "idle" } else { "active" }.into(),
+        addr: "10.0.0.1".into(),
+        port: 5432,
+        remote_pid: PID,
+        local_addr: "10.1.0.2".into(),
+        local_port: 52_352,
+        ptr: "0x5".into(),
+        link: link.into(),
+        connect_time: "2023-11-14 22:00:00 UTC".into(),
+        request_time: "2023-11-14 22:13:20 UTC".into(),
+        application_name: Some("gateway".into()),
+        ..ServerSocket::default()
+    }
+}
+
+fn client(ptr: &str, connect_time: &str, request_time: &str, request_age: f64) -> ClientSocket {
+    ClientSocket {
+        database: "app".into(),
+        user: "app".into(),
+        state: "active".into(),
+        ptr: ptr.into(),
+        connect_time: connect_time.into(),
+        request_time: request_time.into(),
+        request_age: Some(request_age),
+        application_name: Some("gateway".into()),
+        ..ClientSocket::default()
+    }
+}
+
+#[test]
+fn a_left_lock_without_its_client_is_orphaned_after_two_polls() {
+    let mut scene = Scene::new(|_| {});
+    scene.second();
+    assert_eq!(
+        scene.verdict(),
+        Verdict::Unknown,
+        "one pair of polls accuses nobody"
+    );
+    assert_eq!(scene.told(Event::Opened), 0);
+    scene.second();
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert_eq!(scene.told(Event::Opened), 1);
+    let view = scene.view();
+    assert_eq!(view.action, "RECONNECT app;  on the console of pooler-1");
+    assert_eq!(view.last_application.as_deref(), Some("gateway"));
+    let open = scene.engine.snapshot().open;
+    assert_eq!(open[0].subject["key"], "42");
+    assert_eq!(open[0].subject["database"], "app");
+    assert_eq!(
+        open[0].actions,
+        [
+            "RECONNECT app;  on the console of pooler-1",
+            "SELECT pg_terminate_backend(4711);"
+        ]
+    );
+    scene.seconds(5);
+    assert_eq!(scene.told(Event::Opened), 1, "it is told once");
+}
+
+#[test]
+fn an_orphan_is_resolved_when_the_lock_is_gone_in_two_polls() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    scene.postgres.locks.clear();
+    scene.second();
+    assert_eq!(
+        scene.told(Event::Resolved),
+        0,
+        "one look may have missed it"
+    );
+    scene.second();
+    assert_eq!(scene.told(Event::Resolved), 1);
+    assert!(scene.engine.snapshot().open.is_empty());
+}
+
+#[test]
+fn a_linked_client_in_a_transaction_owns_the_lock() {
+    let mut scene = Scene::new(|_| {});
+    scene.in_transaction("0xc");
+    scene.second();
+    assert_eq!(scene.verdict(), Verdict::Owned);
+    scene.seconds(5);
+    assert_eq!(scene.verdict(), Verdict::Owned);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_session_pool_owns_its_locks() {
+    let mut scene = Scene::new(|_| {});
+    scene.pooler.pools[0].pool_mode = "session".into();
+    scene.seconds(5);
+    assert_eq!(scene.verdict(), Verdict::Owned);
+}
+
+#[test]
+fn a_direct_session_is_owned_only_when_every_pooler_is_polled() {
+    for (complete, expected) in [(true, Verdict::Owned), (false, Verdict::Unknown)] {
+        let mut scene = Scene::new(|settings| settings.poolers_complete = complete);
+        scene.pooler.servers.clear();
+        scene.postgres.backends[0].client = Some("10.9.9.9".into());
+        scene.seconds(100);
+        assert_eq!(scene.verdict(), expected);
+        assert!(scene.events.is_empty());
+    }
+}
+
+#[test]
+fn a_quiet_client_makes_it_stranded_and_its_end_orphaned() {
+    let mut scene = Scene::new(|_| {});
+    let quiet = |age| {
+        client(
+            "0xc",
+            "2023-11-14 22:13:19 UTC",
+            "2023-11-14 22:13:20 UTC",
+            age,
+        )
+    };
+    for n in 0..6 {
+        scene.pooler.clients = Some(vec![quiet(1.0 + f64::from(n))]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(
+        scene.events.is_empty(),
+        "nobody is accused while the client is there"
+    );
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(2);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert_eq!(scene.told(Event::Opened), 1);
+}
+
+#[test]
+fn the_client_that_took_it_alone_stays_the_owner_while_it_works_elsewhere() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..20 {
+        // It goes on, every second, on other servers of the pool.
+        let request = format!("2023-11-14 22:13:{:02} UTC", 20 + n);
+        let age = if n == 0 { 1.0 } else { 0.0 };
+        scene.pooler.clients = Some(vec![client(
+            "0xc",
+            "2023-11-14 22:13:19 UTC",
+            &request,
+            age,
+        )]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn busy_bystanders_do_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..5 {
+        let request = format!("2023-11-14 22:13:{:02} UTC", 21 + n);
+        let spinners =
+            (0..24).map(|i| client(&format!("0xf{i}"), "2023-11-14 22:13:19 UTC", &request, 0.0));
+        scene.pooler.clients = Some(spinners.collect());
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert_eq!(scene.told(Event::Opened), 1);
+}
+
+#[test]
+fn a_reused_pointer_is_another_client() {
+    let mut scene = Scene::new(|_| {});
+    scene.in_transaction("0xc");
+    let first = client(
+        "0xc",
+        "2023-11-14 22:13:19 UTC",
+        "2023-11-14 22:13:20 UTC",
+        0.0,
+    );
+    scene.pooler.clients = Some(vec![first]);
+    scene.seconds(3);
+    scene.idle();
+    scene.postgres.backends[0].query = Some("COMMIT".into());
+    // A new client sits at the same address of memory, quiet since long ago by
+    // its own request, connected after the first was gone.
+    let second = client(
+        "0xc",
+        "2023-11-14 22:13:24 UTC",
+        "2023-11-14 22:13:24 UTC",
+        60.0,
+    );
+    scene.pooler.clients = Some(vec![second]);
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+#[test]
+fn the_client_seen_in_the_transaction_strands_its_lock() {
+    let mut scene = Scene::new(|_| {});
+    scene.in_transaction("0xc");
+    let owner = client(
+        "0xc",
+        "2023-11-14 22:13:19 UTC",
+        "2023-11-14 22:13:20 UTC",
+        0.0,
+    );
+    scene.pooler.clients = Some(vec![owner.clone()]);
+    scene.seconds(3);
+    scene.idle();
+    let mut busy = owner;
+    busy.request_time = "2023-11-14 22:14:00 UTC".into();
+    scene.pooler.clients = Some(vec![busy]);
+    scene.seconds(10);
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_server_that_serves_another_client_carries_the_lock() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    scene.in_transaction("0xd");
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Carried);
+    assert_eq!(scene.told(Event::Resolved), 0, "it is still nobody's");
+    scene.idle();
+    scene.postgres.backends[0].query = Some("COMMIT".into());
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert_eq!(scene.told(Event::Opened), 1);
+}
+
+#[test]
+fn a_pooler_that_is_not_polled_allows_no_verdict() {
+    let mut scene = Scene::new(|settings| {
+        settings.poolers.clear();
+        settings.poolers_complete = false;
+    });
+    scene.postgres.backends[0].client = Some("10.9.9.9".into());
+    for _ in 0..200 {
+        scene.poll_postgres();
+        scene.t += 1.0;
+    }
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn an_old_idle_holder_from_a_poolers_network_is_suspect() {
+    let mut scene = Scene::new(|settings| {
+        settings.poolers.clear();
+        settings.poolers_complete = false;
+        settings.pooler_addresses = vec!["10.1.0.0/24".parse().unwrap()];
+    });
+    let after = scene.engine.snapshot();
+    assert_eq!(after.at, START + 0.5);
+    for n in 0..70 {
+        scene.poll_postgres();
+        scene.t += 1.0;
+        if n == 50 {
+            assert_eq!(scene.verdict(), Verdict::Unknown);
+        }
+    }
+    assert_eq!(scene.verdict(), Verdict::Suspect);
+    assert_eq!(scene.view().action, "SELECT pg_terminate_backend(4711);");
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_prepared_transaction_is_no_orphan() {
+    let mut scene = Scene::new(|_| {});
+    let mut held = lock("-1/771");
+    held.pid = None;
+    scene.postgres.locks = vec![held];
+    scene.postgres.prepared = vec![PreparedTransaction {
+        transaction: "771".into(),
+        gid: "payment-9".into(),
+        ..PreparedTransaction::default()
+    }];
+    scene.seconds(5);
+    assert_eq!(scene.verdict(), Verdict::Prepared);
+    assert_eq!(scene.view().action, "ROLLBACK PREPARED 'payment-9';");
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn an_allowed_lock_never_opens_an_incident() {
+    let mut scene = Scene::new(|settings| {
+        settings.advisory_locks = vec![NamedLock {
+            key: LockKey::Big(KEY),
+            name: "leader".into(),
+            allow: true,
+        }];
+    });
+    scene.seconds(10);
+    assert_eq!(scene.view().names, ["leader"]);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_reused_pid_is_another_backend() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Opened), 1);
+    scene.postgres.backends[0].backend_start = Some(START + 3.5);
+    scene.in_transaction("0xd");
+    scene.postgres.backends[0].backend_start = Some(START + 3.5);
+    scene.second();
+    assert_eq!(scene.verdict(), Verdict::Owned);
+    scene.second();
+    assert_eq!(scene.told(Event::Resolved), 1);
+}
+
+#[test]
+fn a_silent_pooler_gives_no_new_orphan_and_clears_none() {
+    let mut scene = Scene::new(|_| {});
+    scene.second();
+    for _ in 0..60 {
+        scene.poll_postgres();
+        scene.t += 1.0;
+    }
+    assert_ne!(scene.verdict(), Verdict::Orphaned);
+    assert!(scene.events.is_empty());
+
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    for _ in 0..60 {
+        scene.poll_postgres();
+        scene.t += 1.0;
+    }
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+    assert_eq!(scene.told(Event::Resolved), 0);
+}
+
+#[test]
+fn without_the_privilege_there_is_no_verdict() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0] = Backend {
+        pid: PID,
+        query: Some("<insufficient privilege>".into()),
+        ..Backend::default()
+    };
+    scene.seconds(10);
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn clients_are_asked_for_while_a_verdict_needs_them() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.locks.clear();
+    scene.pooler.lists.used_clients = 5_000;
+    scene.second();
+    assert!(scene.engine.snapshot().clients_wanted.is_empty());
+    scene.postgres.locks = vec![lock("5/0")];
+    scene.pooler.clients = None;
+    scene.second();
+    assert!(scene.engine.snapshot().clients_wanted.contains("pooler-1"));
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert!(
+        scene.engine.snapshot().clients_wanted.is_empty(),
+        "the verdict stands; a large pooler is left in peace"
+    );
+}
