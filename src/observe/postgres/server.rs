@@ -15,6 +15,7 @@ SELECT current_setting('max_connections')::int4 AS max_connections,
        current_setting('superuser_reserved_connections')::int4
          + coalesce(current_setting('reserved_connections', true)::int4, 0) AS reserved_connections,
        pg_is_in_recovery() AS in_recovery,
+       clock_timestamp() AS clock,
        pg_postmaster_start_time() AS started_at,
        (SELECT sum(pg_stat_get_db_sessions(oid))::int8 FROM unnest($1::oid[]) AS oid) AS sessions";
 
@@ -31,6 +32,7 @@ pub fn decode(row: &Row, version: u32) -> Result<Facts, Error> {
     Ok(Facts {
         server: Server {
             version: Some(version),
+            clock: unix(row, "clock")?,
             started_at: unix(row, "started_at")?,
             in_recovery: row.try_get("in_recovery")?,
             max_connections: count(row, "max_connections")?,
