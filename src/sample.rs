@@ -47,6 +47,18 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
+    /// Every reason, so that a counter can start at 0 before its first failure.
+    pub const ALL: [Self; 8] = [
+        Self::Timeout,
+        Self::Refused,
+        Self::TooManyConnections,
+        Self::Auth,
+        Self::Tls,
+        Self::Permission,
+        Self::Protocol,
+        Self::Other,
+    ];
+
     /// The label value, the same word as in a capture.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,6 @@
 //! How snowpit itself is: its build, its sources, its engine.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use hdrhistogram::Histogram;
 
 use super::page::{Buckets, Page};
 use super::table;
+use crate::observe::health::{DurationSummary, SourceHealth};
+use crate::sample::FailureReason;
 
 /// Which commit this was built from, when the build says so.
 pub const REVISION: &str = match option_env!("SNOWPIT_REVISION") {
@@ -63,6 +66,46 @@ pub fn put_engine(page: &mut Page, ticks: &EngineTicks) {
     page.put(&table::BUILD_INFO, [version, REVISION], 1.0);
     let buckets = ticks.with(|histogram| cut(histogram, &TICK_BOUNDS));
     page.put_histogram(&table::ENGINE_TICK, [], buckets);
+}
+
+/// The sources: whether each answers, how fast, and what went wrong.
+pub fn put_sources(page: &mut Page, sources: &[SourceHealth]) {
+    // The contract counts dropped samples by kind of source.
+    let mut dropped = BTreeMap::new();
+    for source in sources {
+        let labels = [source.source, source.name.as_str()];
+        page.put(&table::SOURCE_UP, labels, f64::from(u8::from(source.up)));
+        page.put_some(&table::SOURCE_LAST_SUCCESS, labels, source.last_success);
+        page.put(&table::POLL_INTERVAL, labels, source.interval);
+        page.put_histogram(&table::POLL_DURATION, labels, buckets(&source.duration));
+        for reason in FailureReason::ALL {
+            // 0 before the first failure, or `increase` would miss that one.
+            let failures = source.failures.get(&reason).copied().unwrap_or(0);
+            let labels = [source.source, source.name.as_str(), reason.as_str()];
+            page.put(&table::POLL_FAILURES, labels, failures as f64);
+        }
+        for (reason, count) in &source.dropped {
+            *dropped.entry([source.source, *reason]).or_insert(0.0) += *count as f64;
+        }
+    }
+    for (labels, count) in dropped {
+        page.put(&table::DROPPED_SAMPLES, labels, count);
+    }
+}
+
+/// Cumulative counts made into counts of each bucket alone.
+fn buckets(summary: &DurationSummary) -> Buckets {
+    let mut counts = Vec::with_capacity(summary.buckets.len() + 1);
+    let mut below = 0;
+    for (bound, cumulative) in &summary.buckets {
+        counts.push((*bound, cumulative.saturating_sub(below)));
+        below = *cumulative;
+    }
+    counts.push((f64::INFINITY, summary.count.saturating_sub(below)));
+    Buckets {
+        counts,
+        sum: summary.sum,
+    }
 }
 
 /// A histogram of microseconds cut at bounds given in seconds. The sum is that

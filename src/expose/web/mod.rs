@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::engine::Snapshot;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
+use crate::observe::health::Health;
 use crate::sample::UnixSeconds;
 
 use error::ApiError;
@@ -32,6 +33,7 @@ pub use serve::serve;
 #[derive(Debug)]
 pub struct WebState {
     snapshot: watch::Receiver<Arc<Snapshot>>,
+    health: Health,
     ticks: Arc<EngineTicks>,
     /// Names of the configured targets.
     targets: Vec<String>,
@@ -43,11 +45,13 @@ impl WebState {
     /// PostgreSQL servers.
     pub fn new(
         snapshot: watch::Receiver<Arc<Snapshot>>,
+        health: Health,
         ticks: Arc<EngineTicks>,
         targets: Vec<String>,
     ) -> Self {
         Self {
             snapshot,
+            health,
             ticks,
             targets,
             started_at: now(),
@@ -99,6 +103,7 @@ async fn metrics_page(
 
     let mut page = Page::default();
     metrics::put_engine(&mut page, &state.ticks);
+    metrics::put_sources(&mut page, &state.health.snapshot());
     metrics::engine_page(&mut page, &state.snapshot(), &state.targets);
     let body = format.encode(page).map_err(|_| {
         ApiError::new(
