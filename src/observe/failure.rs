@@ -158,6 +158,10 @@ fn transport(error: &io::Error, dsn: &Dsn, expected: Expected) -> PollError {
                 "{host}:{port} closed the connection during login: it is restarting, or it is no {noun}; check host and port in the dsn"
             ),
         ),
+        // The rest of a greeting that is no message.
+        _ if error.to_string().contains("bytes remaining on stream") => {
+            (FailureReason::Protocol, stranger(dsn, expected))
+        }
         ErrorKind::InvalidData | ErrorKind::InvalidInput => {
             (FailureReason::Protocol, stranger(dsn, expected))
         }

@@ -1,0 +1,272 @@
+//! One PgBouncer process, looked at through its admin console.
+//!
+//! A poll asks for `LISTS`, `SERVERS`, `POOLS` and `STATS`, which together cost
+//! the pooler's one thread about 2 ms with 10,000 clients. `SHOW CLIENTS` costs
+//! ten times that, so it is asked only while a lock verdict wants it and the
+//! pooler is not too big. `DATABASES` and `CONFIG` change rarely: they are asked
+//! rarely and repeated from memory in between.
+//!
+//! Invariants: one session; `CLIENTS` comes right after `SERVERS`, so that the
+//! `link` of one and the `ptr` of the other are as close in time as the console
+//! allows; the pseudo-database `pgbouncer` is in no list; a list that lacks
+//! something makes the report `truncated`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+use crate::config::{Dsn, PgbouncerConfig};
+use crate::observe::poll::READ_TIMEOUT;
+use crate::observe::{PollError, Source};
+use crate::sample::{
+    ClientSocket, FailureReason, Lists, PgbouncerReport, PoolDatabase, PoolerConfig, Report,
+};
+
+mod clients;
+mod config;
+mod databases;
+mod lists;
+mod pools;
+mod rows;
+mod servers;
+mod session;
+mod stats;
+
+use rows::{BadCell, Decoded, Row};
+use session::{Session, within};
+
+/// `SHOW CLIENTS` is not asked of a pooler with more clients than this: about
+/// 4 MB of answer, and 50 ms in which the pooler serves nobody.
+const CLIENT_LIMIT: u32 = 20_000;
+
+/// Polls between two `SHOW DATABASES` while nothing is paused.
+const DATABASES_EVERY: u64 = 5;
+
+/// Between two `SHOW CONFIG`; a person changes it.
+const CONFIG_EVERY: Duration = Duration::from_secs(60);
+
+/// The names of the poolers whose clients a lock verdict needs.
+pub type WantedClients = watch::Receiver<BTreeSet<String>>;
+
+/// A PgBouncer console as a [`Source`].
+pub struct PgbouncerSource {
+    config: PgbouncerConfig,
+    wanted: WantedClients,
+    console: Option<Console>,
+}
+
+impl PgbouncerSource {
+    /// Connects at the first poll.
+    pub fn new(config: &PgbouncerConfig, wanted: WantedClients) -> Self {
+        Self {
+            config: config.clone(),
+            wanted,
+            console: None,
+        }
+    }
+
+    /// The version that the console told, for example `1.18.0`; `None` while
+    /// there is no session.
+    pub fn version(&self) -> Option<&str> {
+        self.console.as_ref()?.session.version()
+    }
+}
+
+impl Source for PgbouncerSource {
+    fn kind(&self) -> &'static str {
+        "pgbouncer"
+    }
+
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    async fn poll(&mut self) -> Result<Report, PollError> {
+        let dsn = &self.config.connection;
+        // Taken out, so that a poll that fails or is given up drops a session
+        // which may still owe an answer.
+        let mut console = match self.console.take() {
+            Some(console) => console,
+            None => Console::new(Session::open(dsn).await?, self.config.interval),
+        };
+        let wants_clients = self.wanted.borrow().contains(&self.config.name);
+        let mut report = within(dsn, READ_TIMEOUT, console.look(dsn, wants_clients)).await?;
+        report.pooler.clone_from(&self.config.name);
+        report.target.clone_from(&self.config.target);
+        self.console = Some(console);
+        Ok(Report::Pgbouncer(report))
+    }
+
+    fn failure(&self, reason: FailureReason) -> Report {
+        Report::Pgbouncer(PgbouncerReport {
+            pooler: self.config.name.clone(),
+            target: self.config.target.clone(),
+            error: Some(reason),
+            ..PgbouncerReport::default()
+        })
+    }
+}
+
+/// Notifies `wake` each time that the clients of `pooler` begin to be wanted,
+/// so that a verdict does not wait for the next tick. Ends with the sender.
+pub async fn wake_when_wanted(pooler: String, mut wanted: WantedClients, wake: Arc<Notify>) {
+    let mut before = false;
+    loop {
+        let now = wanted.borrow_and_update().contains(&pooler);
+        if now && !before {
+            wake.notify_one();
+        }
+        before = now;
+        if wanted.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A session and what it remembers. A new session forgets: the pooler may have
+/// been restarted with another configuration.
+struct Console {
+    session: Session,
+    polls: u64,
+    config_every: u64,
+    databases: Decoded<PoolDatabase>,
+    config: Option<PoolerConfig>,
+    warned: bool,
+}
+
+impl Console {
+    fn new(session: Session, interval: Duration) -> Self {
+        let polls = CONFIG_EVERY.as_secs_f64() / interval.as_secs_f64().max(0.001);
+        Self {
+            session,
+            polls: 0,
+            config_every: (polls.round() as u64).max(1),
+            databases: Decoded::default(),
+            config: None,
+            warned: false,
+        }
+    }
+
+    async fn look(&mut self, dsn: &Dsn, wants: bool) -> Result<PgbouncerReport, PollError> {
+        let mut gaps = Gaps::default();
+        // First, as it bounds the question for the clients.
+        let lists = self.lists(dsn, &mut gaps).await?;
+        let servers = self.rows(dsn, servers::STATEMENT, servers::decode).await?;
+        let clients = match wants {
+            true => self.clients(dsn, &lists, &mut gaps).await?,
+            false => None,
+        };
+        let pools = self.rows(dsn, pools::STATEMENT, pools::decode).await?;
+        let stats = self.rows(dsn, stats::STATEMENT, stats::decode).await?;
+        let waiting = pools.rows.iter().any(|pool| pool.cl_waiting > 0);
+        self.remember(dsn, waiting, &mut gaps).await?;
+        self.polls += 1;
+        gaps.add(&servers);
+        gaps.add(&pools);
+        gaps.add(&stats);
+        gaps.add(&self.databases);
+        self.warn(&gaps, dsn);
+        Ok(PgbouncerReport {
+            version: self.session.version().map(str::to_owned),
+            pools: pools.rows,
+            servers: servers.rows,
+            clients,
+            stats: stats.rows,
+            databases: self.databases.rows.clone(),
+            lists,
+            config: self.config.clone(),
+            truncated: gaps.any,
+            ..PgbouncerReport::default()
+        })
+    }
+
+    /// Refreshes what changes rarely. A pause inflates every wait, so while
+    /// somebody waits, or something is paused, it must be known at once.
+    async fn remember(
+        &mut self,
+        dsn: &Dsn,
+        waiting: bool,
+        gaps: &mut Gaps,
+    ) -> Result<(), PollError> {
+        let paused = self.databases.rows.iter().any(|database| database.paused);
+        if waiting || paused || self.polls.is_multiple_of(DATABASES_EVERY) {
+            let statement = databases::STATEMENT;
+            self.databases = self.rows(dsn, statement, databases::decode).await?;
+        }
+        if self.polls.is_multiple_of(self.config_every) {
+            let answer = self.session.ask(dsn, config::STATEMENT).await?;
+            let (config, rejected) = config::decode(answer.iter());
+            gaps.reject(rejected);
+            self.config = Some(config);
+        }
+        Ok(())
+    }
+
+    async fn lists(&self, dsn: &Dsn, gaps: &mut Gaps) -> Result<Lists, PollError> {
+        let answer = self.session.ask(dsn, lists::STATEMENT).await?;
+        let (lists, rejected) = lists::decode(answer.iter());
+        gaps.reject(rejected);
+        Ok(lists)
+    }
+
+    /// `None` when there are too many to ask for.
+    async fn clients(
+        &self,
+        dsn: &Dsn,
+        lists: &Lists,
+        gaps: &mut Gaps,
+    ) -> Result<Option<Vec<ClientSocket>>, PollError> {
+        if lists.used_clients > CLIENT_LIMIT {
+            gaps.any = true;
+            return Ok(None);
+        }
+        let decoded = self.rows(dsn, clients::STATEMENT, clients::decode).await?;
+        let decoded = clients::with_ages(decoded);
+        gaps.add(&decoded);
+        Ok(Some(decoded.rows))
+    }
+
+    async fn rows<T>(
+        &self,
+        dsn: &Dsn,
+        statement: &str,
+        decode: impl Fn(&Row<'_>) -> Result<Option<T>, BadCell>,
+    ) -> Result<Decoded<T>, PollError> {
+        let answer = self.session.ask(dsn, statement).await?;
+        Ok(answer.decode(decode))
+    }
+
+    /// Once a session: a column that cannot be read cannot be read every second.
+    fn warn(&mut self, gaps: &Gaps, dsn: &Dsn) {
+        if gaps.rejected > 0 && !self.warned {
+            self.warned = true;
+            tracing::warn!(
+                console = %dsn,
+                rows = gaps.rejected,
+                version = self.session.version(),
+                "rows of the console could not be read and are left out"
+            );
+        }
+    }
+}
+
+/// What a report lacks.
+#[derive(Default)]
+struct Gaps {
+    any: bool,
+    rejected: u64,
+}
+
+impl Gaps {
+    fn add<T>(&mut self, decoded: &Decoded<T>) {
+        self.any |= decoded.cut;
+        self.reject(decoded.rejected);
+    }
+
+    fn reject(&mut self, rows: u64) {
+        self.any |= rows > 0;
+        self.rejected += rows;
+    }
+}
