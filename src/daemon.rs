@@ -1,1 +1,243 @@
 //! Wiring only: channels, tasks, shutdown order.
+//!
+//! One bounded channel carries samples from all pollers to the one task that
+//! owns the engine. That task publishes a snapshot for whoever reads and the
+//! effects for whoever follows. Shutdown goes with the data: pollers first,
+//! then the engine, which takes in what was already sent, then the listener.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::engine::incident::Effect;
+use crate::engine::{Engine, Snapshot};
+use crate::expose::metrics::EngineTicks;
+use crate::expose::{log, web};
+use crate::observe::health::Health;
+use crate::observe::pgbouncer::PgbouncerSource;
+use crate::observe::poll::{Pace, Poller};
+use crate::observe::postgres::PostgresSource;
+use crate::sample::Sample;
+
+/// Samples on their way to the engine. Sixty sources at one a second fill it in
+/// ten seconds of a stalled engine; then samples are dropped and counted.
+const SAMPLE_QUEUE: usize = 600;
+/// Effects that a slow follower may lag behind before it loses some.
+const EFFECT_QUEUE: usize = 256;
+/// Samples taken in before a snapshot is published, so that a backlog is worked
+/// off faster than it grows.
+const BATCH: usize = 64;
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("cannot listen on {address}: {source}; choose another address under [server] listen")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+}
+
+/// A daemon at work.
+#[derive(Debug)]
+pub struct RunningDaemon {
+    address: SocketAddr,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    effects: broadcast::Sender<Arc<Effect>>,
+    pollers: CancellationToken,
+    poller_tasks: TaskTracker,
+    engine: JoinHandle<()>,
+    listener: CancellationToken,
+    web: JoinHandle<()>,
+}
+
+/// Starts every task of the daemon on the current runtime.
+///
+/// # Errors
+/// When the listening address cannot be had. A source that does not answer is
+/// no error: it is polled until it does.
+pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
+    let listener = listen(config.listen).await?;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let health = Health::new();
+    let ticks = Arc::new(EngineTicks::default());
+
+    let (samples, inbox) = mpsc::channel(SAMPLE_QUEUE);
+    let (publish, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+    let (wanted, clients_wanted) = watch::channel(BTreeSet::new());
+    let (effects, _) = broadcast::channel(EFFECT_QUEUE);
+
+    let pollers = CancellationToken::new();
+    let poller_tasks = start_pollers(&config, samples, &clients_wanted, &health, &pollers);
+
+    let names = config.settings.targets.clone();
+    let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names);
+    let web_stop = CancellationToken::new();
+    let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
+
+    let core = Core {
+        engine: Engine::new(config.settings),
+        publish,
+        wanted,
+        effects: effects.clone(),
+        ticks,
+    };
+    let engine = tokio::spawn(core.run(inbox));
+    Ok(RunningDaemon {
+        address,
+        snapshot,
+        effects,
+        pollers,
+        poller_tasks,
+        engine,
+        listener: web_stop,
+        web,
+    })
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| DaemonError::Listen { address, source })
+}
+
+fn start_pollers(
+    config: &Config,
+    samples: mpsc::Sender<Sample>,
+    clients_wanted: &watch::Receiver<BTreeSet<String>>,
+    health: &Health,
+    stop: &CancellationToken,
+) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    for postgres in &config.postgres {
+        let pace = Pace::new(postgres.interval, postgres.connection.connect_timeout);
+        let poller = Poller::new(PostgresSource::new(postgres), pace, samples.clone(), health);
+        tasks.spawn(poller.run(stop.clone()));
+    }
+    for pgbouncer in &config.pgbouncer {
+        let pace = Pace::new(pgbouncer.interval, pgbouncer.connection.connect_timeout);
+        let source = PgbouncerSource::new(pgbouncer, clients_wanted.clone());
+        let wake = Arc::new(Notify::new());
+        let poller = Poller::new(source, pace, samples.clone(), health).wake_by(Arc::clone(&wake));
+        tasks.spawn(poller.run(stop.clone()));
+        let name = pgbouncer.name.clone();
+        tasks.spawn(wake_when_wanted(
+            name,
+            clients_wanted.clone(),
+            wake,
+            stop.clone(),
+        ));
+    }
+    tasks.close();
+    tasks
+}
+
+/// A lock verdict waits for the clients of this pooler: look now, not at the
+/// next tick.
+async fn wake_when_wanted(
+    pooler: String,
+    mut wanted: watch::Receiver<BTreeSet<String>>,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let mut before = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = wanted.changed() => if changed.is_err() { return },
+        }
+        let now = wanted.borrow_and_update().contains(&pooler);
+        if now && !before {
+            wake.notify_one();
+        }
+        before = now;
+    }
+}
+
+/// The task that owns the engine.
+struct Core {
+    engine: Engine,
+    publish: watch::Sender<Arc<Snapshot>>,
+    wanted: watch::Sender<BTreeSet<String>>,
+    effects: broadcast::Sender<Arc<Effect>>,
+    ticks: Arc<EngineTicks>,
+}
+
+impl Core {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Sample>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while inbox.recv_many(&mut batch, BATCH).await > 0 {
+            for sample in batch.drain(..) {
+                self.apply(sample);
+            }
+            let snapshot = self.engine.snapshot();
+            self.wanted.send_if_modified(|wanted| {
+                let changed = *wanted != snapshot.clients_wanted;
+                if changed {
+                    wanted.clone_from(&snapshot.clients_wanted);
+                }
+                changed
+            });
+            self.publish.send_replace(Arc::new(snapshot));
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "measures the engine from outside"
+    )]
+    fn apply(&mut self, sample: Sample) {
+        let began = std::time::Instant::now();
+        let effects = self.engine.apply(sample);
+        self.ticks.record(began.elapsed());
+        for effect in effects {
+            log::incident(&effect);
+            // Nobody following is no error.
+            let _ = self.effects.send(Arc::new(effect));
+        }
+    }
+}
+
+impl RunningDaemon {
+    /// Where the HTTP interface answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the engine knows now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Every change of an incident from now on.
+    pub fn effects(&self) -> broadcast::Receiver<Arc<Effect>> {
+        self.effects.subscribe()
+    }
+
+    /// Stops in the order of the data and waits, at most `grace` for each room.
+    pub async fn shutdown(self, grace: Duration) {
+        self.pollers.cancel();
+        if tokio::time::timeout(grace, self.poller_tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("pollers did not stop in time");
+        }
+        // The pollers held the only senders: the engine ends when it has read all.
+        if tokio::time::timeout(grace, self.engine).await.is_err() {
+            tracing::warn!("the engine did not stop in time");
+        }
+        self.listener.cancel();
+        if tokio::time::timeout(grace, self.web).await.is_err() {
+            tracing::warn!("open HTTP connections were cut");
+        }
+    }
+}

@@ -1,1 +1,65 @@
-//! One file a subcommand, thin.
+//! The command line: one file a subcommand, each thin.
+
+pub mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Observability for PostgreSQL behind PgBouncer: which endpoint started this
+/// connection avalanche, and which advisory lock is held by nobody.
+#[derive(Debug, Parser)]
+#[command(
+    name = "snowpit",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Format of the log on stderr. RUST_LOG sets what is logged.
+    #[arg(long, value_enum, global = true, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Runs the command that was asked for.
+pub async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.log_format);
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(args).await,
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("snowpit: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let colour = std::io::IsTerminal::is_terminal(&std::io::stderr())
+                && std::env::var_os("NO_COLOR").is_none();
+            log.with_ansi(colour).with_target(false).init();
+        }
+        LogFormat::Json => log.json().init(),
+    }
+}

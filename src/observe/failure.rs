@@ -165,6 +165,10 @@ fn transport(error: &io::Error, dsn: &Dsn, expected: Expected) -> PollError {
         ErrorKind::InvalidData | ErrorKind::InvalidInput => {
             (FailureReason::Protocol, stranger(dsn, expected))
         }
+        // A decoder that was left with half a message.
+        _ if error.to_string().contains("bytes remaining") => {
+            (FailureReason::Protocol, stranger(dsn, expected))
+        }
         _ if error.to_string().contains("lookup address") => (
             FailureReason::Other,
             format!("the host name {host} does not resolve: correct the host in the dsn"),

@@ -6,6 +6,8 @@
 //! transaction or virtual transaction that is being waited for). The function
 //! behind the view is called, so no catalog is read.
 
+use std::collections::BTreeMap;
+
 use tokio_postgres::{Error, Row};
 
 use crate::observe::postgres::database::Names;
@@ -18,13 +20,14 @@ const MAX_ROWS: usize = 10_000;
 /// The columns that make up the object of a lock are coalesced so that they can
 /// be compared by hash: a plain join on `IS NOT DISTINCT FROM` is a nested loop
 /// over two lock tables. One row more than [`MAX_ROWS`] tells of a cut; waiters
-/// come first, so a cut takes holders.
+/// come first, so a cut takes holders. A prepared transaction's lock on its own
+/// id tells whose its other locks are.
 pub const SQL: &str = "\
 WITH locks AS MATERIALIZED (
   SELECT * FROM pg_lock_status()
 ), wanted AS (
   SELECT * FROM locks
-  WHERE locktype = 'advisory' OR NOT granted
+  WHERE locktype = 'advisory' OR NOT granted OR (pid IS NULL AND locktype = 'transactionid')
      OR (locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
          coalesce(virtualxid, ''), coalesce(transactionid::text, ''), coalesce(classid, 0), coalesce(objid, 0),
          coalesce(objsubid, -1))
@@ -68,7 +71,35 @@ impl LockTable {
                 table.truncated = true;
             }
         }
+        table.identify_prepared();
         Ok(table)
+    }
+
+    /// Writes `-1/XID` on every lock of a prepared transaction. PostgreSQL does
+    /// so itself only after a restart; until then (since the minor releases of
+    /// late 2021) the locks keep the virtual transaction of the session that
+    /// prepared them, and only the lock on the transaction's own id says which
+    /// one it is.
+    fn identify_prepared(&mut self) {
+        let ids: BTreeMap<String, String> = self
+            .rows
+            .iter()
+            .filter(|(_, lock)| lock.pid.is_none() && lock.granted)
+            .filter_map(|(_, lock)| {
+                let id = lock.transactionid.as_ref()?;
+                Some((lock.virtualtransaction.clone()?, format!("-1/{id}")))
+            })
+            .collect();
+        let prepared = self.rows.iter_mut().filter(|(_, lock)| lock.pid.is_none());
+        for (_, lock) in prepared {
+            let known = lock
+                .virtualtransaction
+                .as_ref()
+                .and_then(|own| ids.get(own));
+            if let Some(id) = known {
+                lock.virtualtransaction = Some(id.clone());
+            }
+        }
     }
 
     /// The backends in these rows, each once.

@@ -1,0 +1,54 @@
+//! `snowpit run`: the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::daemon;
+
+/// How long each room may take to stop. Together well under the ten seconds
+/// after which service managers kill.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Watch the configured servers until told to stop.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  snowpit run --config /etc/snowpit/snowpit.toml")]
+pub struct Args {
+    /// Configuration file [default: ./snowpit.toml, then /etc/snowpit/snowpit.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Exit status: 0 after SIGTERM or SIGINT, 1 could not go on, 2 bad
+/// configuration.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let found = Config::find(args.config);
+    let config = match found.and_then(|path| Config::load(&path, env)) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprint!("{errors}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let running = daemon::start(config).await?;
+    tracing::info!(address = %running.address(), "listening");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    running.shutdown(GRACE).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
