@@ -1,0 +1,32 @@
+# The work on snowpit, one word each. The steps are in scripts/.
+
+# rustup installs here; a shell that never read its profile does not know.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: build bench demo deps help test
+
+help:
+	@echo 'make demo   stage two real incidents on private servers and watch them found'
+	@echo 'make test   format, lints, unit and live tests, alert rules'
+	@echo 'make bench  what watching costs the database, and snowpit itself'
+	@echo 'make build  target/release/snowpit'
+	@echo 'make deps   install the servers that the demo and the tests start'
+
+deps:
+	@scripts/deps
+
+build:
+	@scripts/deps cargo cc
+	cargo build --release --locked
+
+# The demo runs the development build: it is there in a third of the time, and
+# what it shows waits for servers, not for us.
+demo: deps
+	cargo build --locked
+	target/debug/snowpit demo
+
+test:
+	@scripts/test
+
+bench: deps
+	cargo bench --locked
