@@ -72,7 +72,10 @@ fn a_file_is_one_thing_and_says_which() {
     let mut found = Vec::new();
     for file in sources(&root().join("src")) {
         let text = read(&file);
-        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+        let lines = text
+            .lines()
+            .take_while(|line| *line != "#[cfg(test)]")
+            .count();
         if lines > LINE_LIMIT {
             found.push(format!("{} has {lines} lines: split it", file.display()));
         }

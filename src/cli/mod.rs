@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, each thin.
 
+pub mod check;
 pub mod run;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Check(check::Args),
 }
 
 /// How log lines are written.
@@ -42,6 +44,7 @@ pub async fn main() -> ExitCode {
     start_logging(cli.log_format);
     let outcome = match cli.command {
         Command::Run(args) => run::run(args).await,
+        Command::Check(args) => check::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("snowpit: {error:#}");

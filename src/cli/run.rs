@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = match found.and_then(|path| Config::load(&path, env)) {
         Ok(config) => config,
         Err(errors) => {
-            eprint!("{errors}");
+            eprintln!("{errors}");
             return Ok(ExitCode::from(2));
         }
     };

@@ -256,15 +256,11 @@ impl Checker<'_> {
                     .map(|target| target.value.clone())
                     .collect(),
             };
-            for glob in service
-                .applications
-                .iter()
-                .filter(|glob| glob.value.is_empty())
-            {
-                self.report(
-                    glob,
-                    "an application glob must not be empty; write \"*\" for all",
-                );
+            for glob in &service.applications {
+                if glob.value.is_empty() || globset::Glob::new(&glob.value).is_err() {
+                    let message = "an application must be a name or a glob such as \"registry*\"";
+                    self.report(glob, message);
+                }
             }
             checked.extend(service.name.as_ref().map(|name| {
                 Service {

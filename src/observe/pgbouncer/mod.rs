@@ -25,13 +25,13 @@ use crate::sample::{
 };
 
 mod clients;
-mod config;
+pub mod config;
 mod databases;
 mod lists;
 mod pools;
-mod rows;
+pub mod rows;
 mod servers;
-mod session;
+pub mod session;
 mod stats;
 
 use rows::{BadCell, Decoded, Row};
