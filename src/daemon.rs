@@ -22,7 +22,7 @@ use crate::engine::{Engine, Snapshot};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
 use crate::observe::health::Health;
-use crate::observe::pgbouncer::PgbouncerSource;
+use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
 use crate::observe::poll::{Pace, Poller};
 use crate::observe::postgres::PostgresSource;
 use crate::sample::Sample;
@@ -128,38 +128,15 @@ fn start_pollers(
         let wake = Arc::new(Notify::new());
         let poller = Poller::new(source, pace, samples.clone(), health).wake_by(Arc::clone(&wake));
         tasks.spawn(poller.run(stop.clone()));
-        let name = pgbouncer.name.clone();
-        tasks.spawn(wake_when_wanted(
-            name,
+        // Ends with the engine's task, which holds the other end.
+        tokio::spawn(wake_when_wanted(
+            pgbouncer.name.clone(),
             clients_wanted.clone(),
             wake,
-            stop.clone(),
         ));
     }
     tasks.close();
     tasks
-}
-
-/// A lock verdict waits for the clients of this pooler: look now, not at the
-/// next tick.
-async fn wake_when_wanted(
-    pooler: String,
-    mut wanted: watch::Receiver<BTreeSet<String>>,
-    wake: Arc<Notify>,
-    stop: CancellationToken,
-) {
-    let mut before = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = wanted.changed() => if changed.is_err() { return },
-        }
-        let now = wanted.borrow_and_update().contains(&pooler);
-        if now && !before {
-            wake.notify_one();
-        }
-        before = now;
-    }
 }
 
 /// The task that owns the engine.
