@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use super::catalogue;
-use super::graph::{prepared_xid, rollback_prepared};
 use super::key::LockKey;
 use super::pooled::{Match, PoolerLook, find};
+use super::prepared::{self, Prepared};
 use super::tracked::{Coverage, Holder, Judgement, PollPair, Tracked};
 use super::view::{AdvisoryLock, PoolIdentity, Verdict};
 use crate::engine::Settings;
@@ -72,20 +72,21 @@ impl AdvisoryLocks {
             looks.report.backends.iter().map(|b| (b.pid, b)).collect();
         let waiters = waiters_by_key(looks.report);
         let spinners = spinners_by_database(looks.report);
+        let prepared = Prepared::of(looks.report);
         let mut seen = BTreeSet::new();
         self.views.clear();
         self.clients_wanted.clear();
         for lock in granted(looks.report) {
             let backend = lock.pid.and_then(|pid| backends.get(&pid).copied());
-            let mut view = plain_view(lock, looks);
+            let mut view = plain_view(lock, looks, &prepared);
             view.waiters = *waiters.get(&key_of(lock)).unwrap_or(&0);
             view.spinners = *spinners.get(&view.database).unwrap_or(&0);
-            let identity = LockIdentity::of(lock, backend);
+            let identity = LockIdentity::of(lock, backend, &prepared);
             if let Some(identity) = &identity {
                 seen.insert(identity.clone());
                 self.judge(identity, lock, backend, looks, &mut view);
             }
-            let identity = identity.unwrap_or_else(|| LockIdentity::unknown(lock));
+            let identity = identity.unwrap_or_else(|| LockIdentity::unknown(lock, &prepared));
             self.views.push((identity, view));
         }
         if new_poll {
@@ -228,20 +229,17 @@ impl AdvisoryLocks {
 impl LockIdentity {
     /// `None` when the backend was gone between the two reads, or its start may
     /// not be seen: such a lock cannot be followed.
-    fn of(lock: &Lock, backend: Option<&Backend>) -> Option<Self> {
-        let mut identity = Self::unknown(lock);
+    fn of(lock: &Lock, backend: Option<&Backend>, prepared: &Prepared<'_>) -> Option<Self> {
+        let mut identity = Self::unknown(lock, prepared);
         if lock.pid.is_some() {
             identity.backend_start = backend?.backend_start?.to_bits();
         }
         Some(identity)
     }
 
-    fn unknown(lock: &Lock) -> Self {
+    fn unknown(lock: &Lock, prepared: &Prepared<'_>) -> Self {
         Self {
-            prepared: match lock.pid {
-                None => prepared_xid(lock).unwrap_or_default().to_owned(),
-                Some(_) => String::new(),
-            },
+            prepared: prepared.xid(lock).unwrap_or_default().to_owned(),
             pid: lock.pid.unwrap_or(0),
             backend_start: 0,
             database: lock.database.clone().unwrap_or_default(),
@@ -364,7 +362,7 @@ fn describe_pool(matched: &Match<'_>, view: &mut AdvisoryLock) -> Option<UnixSec
     Some(pooled.look.at)
 }
 
-fn plain_view(lock: &Lock, looks: &Looks<'_>) -> AdvisoryLock {
+fn plain_view(lock: &Lock, looks: &Looks<'_>, prepared: &Prepared<'_>) -> AdvisoryLock {
     let database = lock.database.clone().unwrap_or_default();
     let key = LockKey::of(lock);
     let configured = looks
@@ -374,17 +372,10 @@ fn plain_view(lock: &Lock, looks: &Looks<'_>) -> AdvisoryLock {
         .filter(|named| Some(named.key) == key);
     let mut names: Vec<String> = configured.clone().map(|named| named.name.clone()).collect();
     names.extend(key.map_or_else(Vec::new, |key| catalogue::candidates(&database, key)));
-    let xid = prepared_xid(lock);
-    let prepared = match lock.pid {
-        Some(_) => None,
-        None => looks
-            .report
-            .prepared
-            .iter()
-            .find(|row| Some(row.transaction.as_str()) == xid)
-            .map(|row| row.gid.clone())
-            .or_else(|| xid.map(str::to_owned)),
-    };
+    let gid = prepared.xid(lock).map(|xid| {
+        let row = prepared.transaction(xid);
+        row.map_or(xid, |row| &row.gid).to_owned()
+    });
     AdvisoryLock {
         database,
         key: key_text(lock),
@@ -392,7 +383,7 @@ fn plain_view(lock: &Lock, looks: &Looks<'_>) -> AdvisoryLock {
         allowed: configured.clone().any(|named| named.allow),
         mode: lock.mode.clone(),
         pid: lock.pid,
-        prepared,
+        prepared: gid,
         verdict: Verdict::Unknown,
         reason: "the backend's row was not there when it was read".into(),
         age_seconds: 0.0,
@@ -453,7 +444,7 @@ fn spinners_by_database(report: &PostgresReport) -> BTreeMap<String, u32> {
 fn action(view: &AdvisoryLock) -> String {
     match view.verdict {
         Verdict::Owned | Verdict::Unknown => String::new(),
-        Verdict::Prepared => rollback_prepared(view.prepared.as_deref().unwrap_or_default()),
+        Verdict::Prepared => prepared::rollback(view.prepared.as_deref().unwrap_or_default()),
         Verdict::Suspect => view.pid.map_or_else(String::new, terminate),
         Verdict::Orphaned | Verdict::Stranded | Verdict::Carried => {
             match (&view.pool, &view.pooler) {

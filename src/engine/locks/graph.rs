@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::key::LockKey;
+use super::prepared::{self, Prepared};
 use super::view::{LockObject, RootBlocker, WaitNode, WaitsByType};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
@@ -85,6 +86,7 @@ struct Look<'a> {
     report: &'a PostgresReport,
     now: UnixSeconds,
     backends: HashMap<i32, &'a Backend>,
+    prepared: Prepared<'a>,
     /// The request on which each node waits.
     requests: BTreeMap<Node<'a>, &'a Lock>,
 }
@@ -96,6 +98,7 @@ impl<'a> Look<'a> {
             report,
             now,
             backends,
+            prepared: Prepared::of(report),
             requests: BTreeMap::new(),
         };
         look.requests = report
@@ -113,7 +116,7 @@ impl<'a> Look<'a> {
                 let leader = self.backends.get(&pid).and_then(|b| b.leader_pid);
                 Some(Node::Backend(leader.unwrap_or(pid)))
             }
-            None => prepared_xid(lock).map(Node::Prepared),
+            None => self.prepared.xid(lock).map(Node::Prepared),
         }
     }
 
@@ -213,18 +216,14 @@ impl<'a> Look<'a> {
     }
 
     fn prepared_root(&self, xid: &str) -> RootBlocker {
-        let known = self
-            .report
-            .prepared
-            .iter()
-            .find(|row| row.transaction == xid);
+        let known = self.prepared.transaction(xid);
         let gid = known.map_or(xid, |row| &row.gid);
         RootBlocker {
             prepared: Some(gid.to_owned()),
             database: known.and_then(|row| row.database.clone()),
             user: known.and_then(|row| row.owner.clone()),
             transaction_seconds: known.and_then(|row| self.age(row.prepared)),
-            action: rollback_prepared(gid),
+            action: prepared::rollback(gid),
             ..RootBlocker::default()
         }
     }
@@ -345,16 +344,6 @@ fn object(lock: &Lock) -> Object<'_> {
         (lock.transactionid.as_deref(), lock.virtualxid.as_deref()),
         (lock.classid, lock.objid, lock.objsubid),
     )
-}
-
-/// The transaction id of a prepared transaction's lock.
-pub(super) fn prepared_xid(lock: &Lock) -> Option<&str> {
-    lock.virtualtransaction.as_deref()?.strip_prefix("-1/")
-}
-
-/// The statement that ends a prepared transaction.
-pub(super) fn rollback_prepared(gid: &str) -> String {
-    format!("ROLLBACK PREPARED '{}';", gid.replace('\'', "''"))
 }
 
 fn describe(lock: &Lock) -> LockObject {

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod key;
 mod leaver;
 pub(super) mod pooled;
+mod prepared;
 mod tracked;
 pub mod view;
 
