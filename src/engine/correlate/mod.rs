@@ -5,9 +5,14 @@
 //! a route is only named when the evidence is direct. Not naming anybody is an
 //! answer; accusing the wrong route is not.
 
+pub mod attribution;
+pub mod confidence;
+pub mod growth;
+pub mod parts;
 pub mod routes;
 pub mod services;
 pub mod sessions;
+pub mod window;
 
 pub use routes::sessions_by_route;
 pub use services::Services;

@@ -7,12 +7,16 @@
 //! restart of the server does not reset the baseline: the second avalanche, the
 //! one of everybody coming back, is one too.
 
+mod account;
+
 use serde_json::json;
 
 use super::onset::{Alarm, OnsetDetector, State};
 use super::words;
 use crate::engine::correlate::Services;
+use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
 use crate::engine::correlate::sessions::{in_use, tells_of_use};
+use crate::engine::correlate::window::{History, Means, Since};
 use crate::engine::incident::{Cause, Finding, Kind};
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Band;
@@ -21,6 +25,9 @@ use crate::sample::{PostgresReport, UnixSeconds};
 /// Nothing is learnt for this long after a restart of the server was seen, in
 /// seconds: the applications need it to come back.
 const RESTART_PAUSE: f64 = 120.0;
+
+/// A restart this long before an onset is told of, seconds.
+const RESTART_NEWS: f64 = 900.0;
 
 /// The peak was reached when this part of the rise to it was.
 const PEAK_PART: f64 = 0.9;
@@ -48,9 +55,34 @@ pub struct Avalanche {
     enabled: bool,
     services: Services,
     detector: OnsetDetector,
+    history: History,
     started_at: Option<UnixSeconds>,
-    climb: Option<Climb>,
+    episode: Option<Episode>,
     last: Option<Finding>,
+}
+
+/// What is kept of an open incident.
+#[derive(Debug, Clone)]
+struct Episode {
+    climb: Climb,
+    /// The mix of sessions before the onset; it does not change any more.
+    before: Means,
+    since: Since,
+    explanation: Explanation,
+}
+
+/// What an account of the incident is written from.
+#[derive(Debug)]
+pub struct Situation<'a> {
+    alarm: Alarm,
+    band: Band,
+    /// Sessions in use or waiting now.
+    now: f64,
+    climb: &'a Climb,
+    explanation: &'a Explanation,
+    /// Seconds from a restart of the server to the onset, when it was just
+    /// before.
+    restarted: Option<f64>,
 }
 
 impl Avalanche {
@@ -61,8 +93,9 @@ impl Avalanche {
             enabled: tuning.enabled,
             services: Services::new(&settings.services),
             detector: OnsetDetector::new(tuning.into()),
+            history: History::default(),
             started_at: None,
-            climb: None,
+            episode: None,
             last: None,
         }
     }
@@ -88,10 +121,17 @@ impl Avalanche {
         let Some(reading) = self.detector.push(input.t, y) else {
             return self.last.clone();
         };
+        self.history.record(
+            input.t,
+            input.report,
+            input.clients_waiting,
+            &self.target,
+            &self.services,
+        );
         self.last = match (reading.state, reading.band) {
-            (State::Alarm(alarm), Some(band)) => Some(self.finding(input.t, y, alarm, band)),
+            (State::Alarm(alarm), Some(band)) => Some(self.follow(input.t, y, alarm, band)),
             _ => {
-                self.climb = None;
+                self.episode = None;
                 None
             }
         };
@@ -99,36 +139,98 @@ impl Avalanche {
     }
 
     fn notice_restart(&mut self, report: &PostgresReport) {
-        let started_at = report.server.as_ref().and_then(|server| server.started_at);
-        if started_at.is_none() {
+        let seen = report.server.as_ref().and_then(|server| server.started_at);
+        let Some(started_at) = seen.filter(|t| t.is_finite()) else {
             return;
-        }
-        if self.started_at.is_some() && self.started_at != started_at {
+        };
+        if self
+            .started_at
+            .is_some_and(|known| (known - started_at).abs() >= 1.0)
+        {
             self.detector.hold_learning(RESTART_PAUSE);
         }
-        self.started_at = started_at;
+        self.started_at = Some(started_at);
     }
 
-    fn finding(&mut self, t: UnixSeconds, y: f64, alarm: Alarm, band: Band) -> Finding {
-        let climb = self
-            .climb
-            .get_or_insert_with(|| Climb::new(alarm.onset_at, band.expected));
-        climb.record(t, y);
-        let mut subject = serde_json::Map::new();
-        subject.insert("sessions".to_owned(), json!(y));
-        Finding {
-            kind: Kind::ConnectionAvalanche,
-            key: String::new(),
-            severity: Kind::ConnectionAvalanche.severity(),
-            cause: Some(Cause::Unknown),
-            onset_at: alarm.onset_at,
-            subject,
-            summary: format!("{} {}", self.target, climb.sentence()),
-            attribution: Vec::new(),
-            unexplained_share: None,
-            evidence: Vec::new(),
-            actions: Vec::new(),
+    fn follow(&mut self, t: UnixSeconds, y: f64, alarm: Alarm, band: Band) -> Finding {
+        let mut episode = self
+            .episode
+            .take()
+            .unwrap_or_else(|| Episode::open(&self.history, alarm, band));
+        if !alarm.calm {
+            episode.extend(&self.history);
         }
+        episode.climb.record(t, y);
+        let restarted = self
+            .started_at
+            .map(|started_at| alarm.onset_at - started_at)
+            .filter(|seconds| (0.0..RESTART_NEWS).contains(seconds));
+        let situation = Situation {
+            alarm,
+            band,
+            now: y,
+            climb: &episode.climb,
+            explanation: &episode.explanation,
+            restarted,
+        };
+        let finding = finding(&self.target, &situation);
+        self.episode = Some(episode);
+        finding
+    }
+}
+
+impl Episode {
+    fn open(history: &History, alarm: Alarm, band: Band) -> Self {
+        let before = history.before(alarm.onset_at);
+        let since = history.since(alarm.onset_at);
+        Self {
+            climb: Climb::new(alarm.onset_at, band.expected),
+            explanation: explain(history, &before, &since.means()),
+            before,
+            since,
+        }
+    }
+
+    fn extend(&mut self, history: &History) {
+        history.extend(&mut self.since);
+        self.explanation = explain(history, &self.before, &self.since.means());
+    }
+}
+
+fn finding(target: &str, situation: &Situation<'_>) -> Finding {
+    let explanation = situation.explanation;
+    let mut subject = serde_json::Map::new();
+    let mut fact = |name: &str, value: f64| {
+        subject.insert(name.to_owned(), json!((value * 10.0).round() / 10.0));
+    };
+    fact("sessions", situation.now);
+    fact("expected", situation.band.expected);
+    fact("upper", situation.band.upper);
+    fact("peak", situation.climb.peak());
+    fact("extra_in_database", explanation.extra);
+    fact("extra_waiting_in_poolers", explanation.waiting);
+    fact("extra_waiting_for_locks", explanation.lock_waits);
+    fact("extra_untagged", explanation.untagged);
+    Finding {
+        kind: Kind::ConnectionAvalanche,
+        key: String::new(),
+        severity: Kind::ConnectionAvalanche.severity(),
+        cause: Some(if explanation.verdict == Verdict::Endpoint {
+            Cause::Endpoint
+        } else {
+            Cause::Unknown
+        }),
+        onset_at: situation.alarm.onset_at,
+        subject,
+        summary: account::summary(target, situation),
+        attribution: explanation
+            .candidates
+            .iter()
+            .map(|candidate| candidate.attribution.clone())
+            .collect(),
+        unexplained_share: explanation.unexplained_share,
+        evidence: account::evidence(situation),
+        actions: account::actions(explanation),
     }
 }
 
@@ -177,3 +279,6 @@ impl Climb {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

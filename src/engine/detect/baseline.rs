@@ -39,7 +39,7 @@ const FIRST_NOISE_TAU: f64 = 600.0;
 /// rounding of a quiet hour. Smoothing averages that away, but never below
 /// [`SLOW_FLOOR`].
 const FAST_FLOOR: f64 = 1.5;
-const SLOW_FLOOR: f64 = 0.6;
+const SLOW_FLOOR: f64 = 0.4;
 
 /// Part of the level that is always counted as noise: covers the drift of a day.
 const RELATIVE_NOISE: f64 = 0.03;
@@ -96,15 +96,18 @@ impl Baseline {
     /// Learns from the warm-up all at once: the median is the level, the median
     /// absolute deviation the noise. A short warm-up cannot know the noise of
     /// the slow scales, so the noise of counts (a Poisson process of that level)
-    /// is the least that is believed.
+    /// is the least that is believed. Outliers are clipped, as they are later.
     pub fn from_warm_up(values: &[(UnixSeconds, f64)]) -> Option<Self> {
         let mut sorted: Vec<f64> = values.iter().map(|&(_, value)| value).collect();
         let level = robust::median(&mut sorted)?;
+        let spread = robust::sigma_about(level, sorted.iter().copied());
+        let clip = CLIP * spread.max(level.max(0.0).sqrt()).max(floor(0));
         let mut smoother = Smoother::new(level);
         let mut traces: Vec<Smoothed> = Vec::with_capacity(values.len());
         let mut last = values.first()?.0;
         for &(t, value) in values {
-            traces.push(smoother.update(t - last, value));
+            let clipped = value.clamp(level - clip, level + clip);
+            traces.push(smoother.update(t - last, clipped));
             last = t;
         }
         let noise = std::array::from_fn(|scale| {

@@ -334,9 +334,10 @@ impl Watch {
         smoothed: Smoothed,
         tuning: &Tuning,
     ) -> State {
-        let over = z > tuning.alarm_z && y - self.baseline.level() >= tuning.min_rise;
-        self.over = if over { self.over + 1 } else { 0 };
-        if self.over < ALARM_SAMPLES {
+        let over = z > tuning.alarm_z;
+        self.over = if over { self.over.saturating_add(1) } else { 0 };
+        let risen = y - self.baseline.level() >= tuning.min_rise;
+        if self.over < ALARM_SAMPLES || !risen {
             if t >= self.learn_from {
                 self.baseline.learn(t, dt, smoothed);
             }
