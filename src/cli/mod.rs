@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, each thin.
 
 pub mod check;
+pub mod locks;
 pub mod run;
 
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Locks(locks::Args),
 }
 
 /// How log lines are written.
@@ -45,6 +47,7 @@ pub async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
+        Command::Locks(args) => locks::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("snowpit: {error:#}");

@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::engine::Snapshot;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
 use crate::observe::health::Health;
+use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
 
 use error::ApiError;
@@ -54,7 +55,7 @@ impl WebState {
             health,
             ticks,
             targets,
-            started_at: now(),
+            started_at: unix_now(),
         }
     }
 
@@ -150,14 +151,4 @@ async fn harden(request: Request, next: Next) -> Response {
             .insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge that tells people how long the daemon has been up"
-)]
-fn now() -> UnixSeconds {
-    std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

@@ -8,12 +8,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use super::WebState;
 use super::error::ApiError;
-use super::{WebState, now};
 use crate::engine::Snapshot;
 use crate::engine::snapshot::TargetView;
 use crate::expose::metrics::REVISION;
 use crate::observe::health::SourceHealth;
+use crate::observe::poll::unix_now;
 
 /// Ready once every source was tried, whether it answered or not: from then on
 /// the metrics tell the truth about each of them.
@@ -39,7 +40,7 @@ pub(super) async fn status(State(state): State<Arc<WebState>>) -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "revision": REVISION,
         "started_at": state.started_at,
-        "uptime_seconds": (now() - state.started_at).max(0.0),
+        "uptime_seconds": (unix_now() - state.started_at).max(0.0),
         "sources": state.health.snapshot().iter().map(source).collect::<Vec<_>>(),
         "engine": {
             "at": snapshot.at,

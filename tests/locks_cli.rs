@@ -1,0 +1,146 @@
+//! `snowpit locks` against real servers: an orphan, a blocked session, and a
+//! source that does not answer.
+
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+use serde_json::Value;
+use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
+use tokio::process::Command;
+
+async fn locks(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_snowpit"))
+        .arg("locks")
+        .args(arguments)
+        .output()
+        .await
+        .expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn servers() -> (Postgres, PgBouncer) {
+    let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
+    for sql in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
+        postgres.execute("postgres", sql).await.unwrap();
+    }
+    let pooler = PgBouncer::start(PgBouncerOptions {
+        databases: vec![Alias::new("app", postgres.port())],
+        users: vec![("app".into(), String::new())],
+        ..PgBouncerOptions::default()
+    })
+    .await
+    .unwrap();
+    (postgres, pooler)
+}
+
+fn config(directory: &Path, postgres: &Postgres, pooler: &PgBouncer) -> String {
+    let file = directory.join("snowpit.toml");
+    let text = format!(
+        "[[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\
+         [[postgres]]\nname = \"dead\"\ndsn = \"postgresql://nobody@127.0.0.1:1/postgres\"\n\
+         [[pgbouncer]]\nname = \"pooler-1\"\ntarget = \"main\"\ndsn = \"{}\"\n\
+         [poolers]\ncomplete = true\n",
+        postgres.dsn("postgres", "postgres"),
+        pooler.dsn("stats", "pgbouncer"),
+    );
+    std::fs::write(&file, text).unwrap();
+    file.display().to_string()
+}
+
+#[tokio::test]
+async fn an_orphan_and_a_blocked_session_are_shown_with_the_command_that_helps() {
+    let (postgres, pooler) = servers().await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), &postgres, &pooler);
+
+    let quiet = locks(&["--config", &config]).await;
+    assert_eq!(quiet.status.code(), Some(0), "{}", text(&quiet.stderr));
+    assert!(text(&quiet.stdout).contains("Nobody waits for a lock."));
+
+    let client = pooler.connect("app", "app", "gateway").await.unwrap();
+    let taken = client
+        .simple_query("SELECT pg_try_advisory_lock(42424242424242)")
+        .await;
+    taken.unwrap();
+    drop(client);
+
+    let owner = postgres.connect("app", "app").await.unwrap();
+    owner
+        .batch_execute("SELECT pg_advisory_lock(1, 7)")
+        .await
+        .unwrap();
+    let waiter = postgres.connect("app", "app").await.unwrap();
+    let waiting =
+        tokio::spawn(async move { waiter.batch_execute("SELECT pg_advisory_lock(1, 7)").await });
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+
+    let shown = locks(&["--config", &config]).await;
+    let (out, err) = (text(&shown.stdout), text(&shown.stderr));
+    assert_eq!(shown.status.code(), Some(1), "{out}{err}");
+    assert!(
+        out.contains("42424242424242") && out.contains("orphaned"),
+        "{out}"
+    );
+    assert!(out.contains("RECONNECT app;"), "{out}");
+    assert!(out.contains("blocks 1"), "{out}");
+    assert!(out.contains("1,7"), "{out}");
+    let complaints = err
+        .lines()
+        .filter(|line| line.starts_with("postgres dead: "));
+    assert_eq!(complaints.count(), 1, "{err}");
+
+    let json = locks(&["--config", &config, "--json"]).await;
+    assert_eq!(json.status.code(), Some(1));
+    let document: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let targets = document["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 1, "the dead server has no locks to show");
+    assert_eq!(targets[0]["name"], "main");
+    let orphan = targets[0]["advisory_locks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|lock| lock["key"] == "42424242424242")
+        .unwrap();
+    assert_eq!(orphan["verdict"], "orphaned");
+    assert_eq!(orphan["pool"]["pool_mode"], "transaction");
+    let root = &targets[0]["root_blockers"][0];
+    assert_eq!(root["waiters"], 1);
+    assert_eq!(root["tree"][0]["waits_for"]["locktype"], "advisory");
+
+    // Without the pooler nobody can tell, and the program says so.
+    let alone = locks(&["--dsn", &postgres.dsn("postgres", "postgres"), "--json"]).await;
+    assert!(text(&alone.stderr).contains("no pooler is configured"));
+    let document: Value = serde_json::from_slice(&alone.stdout).unwrap();
+    let verdicts = document["targets"][0]["advisory_locks"].as_array().unwrap();
+    let orphan = verdicts.iter().find(|lock| lock["key"] == "42424242424242");
+    assert_eq!(orphan.unwrap()["verdict"], "unknown");
+
+    drop(owner);
+    tokio::time::timeout(Duration::from_secs(5), waiting)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
+    pooler.stop().await;
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_status_two_and_a_dead_server_status_one() {
+    let missing = locks(&["--config", "/nonexistent/snowpit.toml"]).await;
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(text(&missing.stderr).contains("/nonexistent/snowpit.toml"));
+
+    let dead = locks(&["--dsn", "postgresql://nobody@127.0.0.1:1/postgres"]).await;
+    assert_eq!(dead.status.code(), Some(1));
+    let said = text(&dead.stderr);
+    let complaints = said
+        .lines()
+        .filter(|line| line.starts_with("postgres main: "));
+    assert_eq!(complaints.count(), 1, "{said}");
+    assert!(dead.stdout.is_empty());
+}
