@@ -97,6 +97,7 @@ fn an_impurity_is_noticed() {
             "std::time::SystemTime",
         ),
         ("use std::{collections::HashMap, fs};", "std::fs"),
+        ("use std::{collections::HashMap, fs as disk};", "std::fs"),
         (
             "use std::{net::{IpAddr, TcpStream}};",
             "std::net::TcpStream",
@@ -170,7 +171,9 @@ fn imports(code: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for (at, _) in code.match_indices("use ") {
         let rest = &code[at + 4..];
+        // A new name does not hide the old one.
         let tree: String = rest[..rest.find(';').unwrap_or(rest.len())]
+            .replace(" as ", "; as ")
             .split_whitespace()
             .collect();
         open_braces("", &tree, &mut paths);
