@@ -1,0 +1,84 @@
+//! `snowpit demo`: plays incidents on private servers.
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::demo::{self, DemoError, Scenario};
+
+/// What a shell makes of a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
+
+/// Stage real incidents on private servers and show what is detected when.
+///
+/// Starts a PostgreSQL, a PgBouncer and a small application in a temporary
+/// directory, watches them with snowpit, and stages an incident whose cause is
+/// known. Exit status 0 when each was detected and named right.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  snowpit demo --scenario orphan")]
+pub struct Args {
+    /// Which incident to stage; `list` describes them.
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    scenario: Choice,
+    /// Print one JSON object on stdout; the timeline goes to stderr.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Choice {
+    Orphan,
+    Avalanche,
+    All,
+    List,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The demo could not be played, which is not the same as an incident that was
+/// not detected.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let scenarios = match args.scenario {
+        Choice::Orphan => vec![Scenario::Orphan],
+        Choice::Avalanche => vec![Scenario::Avalanche],
+        Choice::All => Scenario::ALL.to_vec(),
+        Choice::List => return list(args.json),
+    };
+    let report = match demo::run(&scenarios, args.json).await {
+        Ok(report) => report,
+        Err(error @ DemoError::Interrupted) => {
+            eprintln!("snowpit: {error}");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    Ok(if report.passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn list(json: bool) -> anyhow::Result<ExitCode> {
+    if json {
+        let scenarios: Vec<_> = Scenario::ALL
+            .iter()
+            .map(|scenario| {
+                serde_json::json!({
+                    "name": scenario.name(),
+                    "description": scenario.description(),
+                })
+            })
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&scenarios)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    for scenario in Scenario::ALL {
+        println!("{:<10} {}", scenario.name(), scenario.description());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,188 @@
+//! The stage: the servers, the application and its users, and how the daemon is
+//! told to watch them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio_postgres::Client;
+
+use super::DemoError;
+use super::application::Application;
+use super::load::Load;
+use super::routes::{APPLICATION, SCHEMA};
+use super::servers::{
+    Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
+};
+use crate::config::{Config, Dsn, PgbouncerConfig, PostgresConfig, SslMode};
+use crate::engine::Settings;
+use crate::engine::settings::{Pooler, Service};
+
+/// Names that incidents are expected to carry.
+pub(super) const TARGET: &str = "main";
+pub(super) const POOLER: &str = "pooler-1";
+pub(super) const DATABASE: &str = "app";
+pub(super) const USER: &str = "app";
+/// The role that the daemon logs in as, at both servers.
+const MONITOR: &str = "snowpit";
+const ADMIN: &str = "admin";
+
+/// PostgreSQL's limit, far enough above the pool that no scenario meets it.
+const MAX_CONNECTIONS: u32 = 120;
+/// The pooler's servers: room for the avalanche, and for all workers of the
+/// orphan at once.
+const POOL_SIZE: u32 = 60;
+/// The default is 2 minutes; a demo has no time for it, and no daily cycle to
+/// learn.
+pub(super) const WARM_UP: f64 = 40.0;
+/// The default is 5 minutes, for the same reason.
+pub(super) const RESOLVE_AFTER: f64 = 10.0;
+
+/// Everything that runs, in the order in which it is stopped.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) load: Load,
+    _application: Application,
+    pub(super) pooler: PgBouncer,
+    pub(super) postgres: Postgres,
+}
+
+impl Stage {
+    pub(super) async fn start() -> Result<Self, DemoError> {
+        let postgres = Postgres::start(PostgresOptions {
+            max_connections: MAX_CONNECTIONS,
+            ..PostgresOptions::default()
+        })
+        .await?;
+        let roles =
+            format!("CREATE ROLE {USER} LOGIN; CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor");
+        postgres.execute("postgres", &roles).await?;
+        let database = format!("CREATE DATABASE {DATABASE} OWNER {USER}");
+        postgres.execute("postgres", &database).await?;
+        let owner = postgres.connect(USER, DATABASE).await?;
+        owner
+            .batch_execute(SCHEMA)
+            .await
+            .map_err(ServerError::from)?;
+        let pooler = PgBouncer::start(PgBouncerOptions {
+            databases: vec![Alias::new(DATABASE, postgres.port())],
+            users: vec![(USER.into(), String::new())],
+            pool_mode: "transaction".into(),
+            default_pool_size: POOL_SIZE,
+            max_client_conn: 400,
+            admin_users: vec![ADMIN.into()],
+            stats_users: vec![MONITOR.into()],
+            ..PgBouncerOptions::default()
+        })
+        .await?;
+        let application = Application::start(through(&pooler)).await?;
+        let load = Load::start(&application)?;
+        Ok(Self {
+            load,
+            _application: application,
+            pooler,
+            postgres,
+        })
+    }
+
+    /// How to reach the database through the pooler.
+    pub(super) fn database(&self) -> tokio_postgres::Config {
+        through(&self.pooler)
+    }
+
+    /// A direct session of the superuser, to see for ourselves what is staged.
+    pub(super) async fn own_eyes(&self) -> Result<Client, DemoError> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("127.0.0.1")
+            .port(self.postgres.port())
+            .user("postgres")
+            .dbname(DATABASE)
+            .application_name("demo");
+        Ok(connect(&config).await?)
+    }
+
+    /// PostgreSQL's own word for its version, for example `15.18`.
+    pub(super) async fn version(&self) -> Result<String, DemoError> {
+        let eyes = self.own_eyes().await?;
+        let row = eyes
+            .query_one("SELECT split_part(current_setting('server_version'), ' ', 1)", &[])
+            .await
+            .map_err(ServerError::from)?;
+        Ok(row.get(0))
+    }
+
+    /// Stops everything without blocking the runtime.
+    pub(super) async fn stop(self) {
+        let Self {
+            load,
+            _application: application,
+            pooler,
+            postgres,
+        } = self;
+        drop(load);
+        drop(application);
+        pooler.stop().await;
+        postgres.stop().await;
+    }
+
+    /// What the daemon is told: where the servers are and which application
+    /// has routes. Nothing about what will be staged.
+    pub(super) fn config(&self, listen: SocketAddr) -> Config {
+        let interval = Duration::from_secs(1);
+        let mut settings = Settings {
+            targets: vec![TARGET.into()],
+            poolers: vec![Pooler {
+                name: POOLER.into(),
+                target: TARGET.into(),
+            }],
+            poolers_complete: true,
+            services: vec![Service {
+                name: APPLICATION.into(),
+                targets: vec![TARGET.into()],
+                applications: vec![APPLICATION.into()],
+            }],
+            ..Settings::default()
+        };
+        settings.detect.connection_avalanche.warm_up = WARM_UP;
+        settings.detect.connection_avalanche.resolve_after = RESOLVE_AFTER;
+        Config {
+            path: None,
+            listen,
+            postgres: vec![PostgresConfig {
+                name: TARGET.into(),
+                connection: dsn(self.postgres.port(), "postgres"),
+                interval,
+            }],
+            pgbouncer: vec![PgbouncerConfig {
+                name: POOLER.into(),
+                target: TARGET.into(),
+                connection: dsn(self.pooler.port(), "pgbouncer"),
+                interval,
+            }],
+            settings,
+        }
+    }
+}
+
+fn through(pooler: &PgBouncer) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host("127.0.0.1")
+        .port(pooler.port())
+        .user(USER)
+        .dbname(DATABASE);
+    config
+}
+
+fn dsn(port: u16, database: &str) -> Dsn {
+    Dsn {
+        host: "127.0.0.1".into(),
+        port,
+        user: MONITOR.into(),
+        password: None,
+        database: database.into(),
+        ssl_mode: SslMode::Disable,
+        ssl_root_cert: None,
+        connect_timeout: Duration::from_secs(5),
+    }
+}

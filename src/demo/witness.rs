@@ -1,0 +1,86 @@
+//! What the daemon says, as it says it.
+//!
+//! The demo learns of incidents from the daemon's own effects and from nothing
+//! else, so that the times are those at which an operator would have known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::Instant;
+
+use super::timeline::{Mark, Timeline};
+use crate::engine::incident::{Effect, Event, Kind};
+
+/// Between two progress lines.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Listens to the daemon.
+#[derive(Debug)]
+pub(super) struct Witness {
+    effects: broadcast::Receiver<Arc<Effect>>,
+    /// Summaries of incidents that opened and that nobody staged.
+    pub(super) uncalled: Vec<String>,
+}
+
+impl Witness {
+    pub(super) fn new(effects: broadcast::Receiver<Arc<Effect>>) -> Self {
+        Self {
+            effects,
+            uncalled: Vec::new(),
+        }
+    }
+
+    /// The next change of an incident of this kind, or `None` when `deadline`
+    /// comes first or the daemon ended. Incidents of other kinds are told as
+    /// what they are: nobody staged them.
+    pub(super) async fn next(
+        &mut self,
+        kind: Kind,
+        deadline: Instant,
+        timeline: &mut Timeline,
+        progress: impl Fn() -> String,
+    ) -> Option<Arc<Effect>> {
+        loop {
+            let now = Instant::now();
+            if now >= deadline {
+                return None;
+            }
+            timeline.progress(&progress());
+            let wait = tokio::time::timeout_at(deadline.min(now + PROGRESS), self.effects.recv());
+            match wait.await {
+                Ok(Ok(effect)) if effect.incident.kind == kind => return Some(effect),
+                Ok(Ok(effect)) => self.uncalled_for(&effect, timeline),
+                Ok(Err(RecvError::Closed)) => return None,
+                // Lagged: what was lost is lost; or time for progress.
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits without expecting anything.
+    pub(super) async fn idle(
+        &mut self,
+        deadline: Instant,
+        timeline: &mut Timeline,
+        progress: impl Fn() -> String,
+    ) {
+        while Instant::now() < deadline {
+            timeline.progress(&progress());
+            let step = deadline.min(Instant::now() + PROGRESS);
+            match tokio::time::timeout_at(step, self.effects.recv()).await {
+                Ok(Ok(effect)) => self.uncalled_for(&effect, timeline),
+                Ok(Err(RecvError::Closed)) => tokio::time::sleep_until(deadline).await,
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
+            }
+        }
+    }
+
+    fn uncalled_for(&mut self, effect: &Effect, timeline: &mut Timeline) {
+        if effect.event == Event::Opened {
+            let summary = &effect.incident.summary;
+            timeline.tell(Mark::Wrong, &format!("not staged: {summary}"));
+            self.uncalled.push(summary.clone());
+        }
+    }
+}
