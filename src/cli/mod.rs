@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand, each thin.
 
 pub mod check;
+pub mod demo;
 pub mod locks;
 pub mod run;
 
@@ -31,6 +32,18 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Locks(locks::Args),
+    Demo(demo::Args),
+}
+
+impl Command {
+    /// What is logged when RUST_LOG is not set.
+    fn usual_log(&self) -> &'static str {
+        match self {
+            Self::Run(_) | Self::Check(_) | Self::Locks(_) => "info",
+            // The timeline tells the same, and in order.
+            Self::Demo(_) => "off",
+        }
+    }
 }
 
 /// How log lines are written.
@@ -43,11 +56,12 @@ enum LogFormat {
 /// Runs the command that was asked for.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.log_format);
+    start_logging(cli.log_format, cli.command.usual_log());
     let outcome = match cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Locks(args) => locks::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("snowpit: {error:#}");
@@ -55,8 +69,8 @@ pub async fn main() -> ExitCode {
     })
 }
 
-fn start_logging(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logging(format: LogFormat, usual: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -19,6 +19,7 @@ mod witness;
 pub use outcome::{Outcome, Report};
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use servers::ServerError;
 use stage::{RESOLVE_AFTER, Stage, WARM_UP};
@@ -27,6 +28,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use witness::Witness;
 
 use crate::daemon::{self, DaemonError, RunningDaemon};
+
+/// How long each room of the daemon may take to stop.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Why the demo could not be played.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +121,10 @@ async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report,
     let daemon = daemon::start(stage.config(listen)).await?;
     timeline.tell(
         Mark::Ready,
-        &format!("snowpit looks every second: http://{}/metrics", daemon.address()),
+        &format!(
+            "snowpit looks every second: http://{}/metrics",
+            daemon.address()
+        ),
     );
     timeline.detail(&format!(
         "for the demo it learns what is normal in {WARM_UP:.0} s and waits {RESOLVE_AFTER:.0} s \
@@ -127,7 +134,7 @@ async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report,
     let result = play_all(scenarios, &stage, &daemon, &mut witness, timeline).await;
     let seconds = timeline.seconds();
     timeline.progress("stopping");
-    daemon.shutdown().await;
+    daemon.shutdown(GRACE).await;
     stage.stop().await;
     let report = Report::new(seconds, result?, witness.uncalled);
     closing(&report, timeline);

@@ -105,7 +105,10 @@ impl Stage {
     pub(super) async fn version(&self) -> Result<String, DemoError> {
         let eyes = self.own_eyes().await?;
         let row = eyes
-            .query_one("SELECT split_part(current_setting('server_version'), ' ', 1)", &[])
+            .query_one(
+                "SELECT split_part(current_setting('server_version'), ' ', 1)",
+                &[],
+            )
             .await
             .map_err(ServerError::from)?;
         Ok(row.get(0))
@@ -147,6 +150,7 @@ impl Stage {
         settings.detect.connection_avalanche.resolve_after = RESOLVE_AFTER;
         Config {
             path: None,
+            warnings: Vec::new(),
             listen,
             postgres: vec![PostgresConfig {
                 name: TARGET.into(),
