@@ -153,7 +153,9 @@ async fn play_all(
         let title = timeline.paint("1", scenario.name());
         timeline.say(&format!("\n{title}: {}", scenario.description()));
         outcomes.push(match scenario {
-            Scenario::Orphan => orphan::play(stage, witness, timeline).await?,
+            Scenario::Orphan => {
+                orphan::play(stage, || daemon.snapshot(), witness, timeline).await?
+            }
             Scenario::Avalanche => {
                 avalanche::play(stage, || daemon.snapshot(), witness, timeline).await?
             }

@@ -6,10 +6,11 @@
 //! commits, and dies before it unlocks. The lock belongs to the backend, and
 //! the backend is back in the pool. The other workers try again and again.
 //!
-//! PgBouncer hands out the server that was released last. The workers that
-//! lost the race end their transactions after the winner did, so the winner's
-//! backend lies at the bottom of the pool and the tries land elsewhere, as they
-//! do for most replicas in life. One that still lands on it is told TRUE, since
+//! The gateway has a role, and so a pool, of its own. PgBouncer hands out the
+//! server that was released last; the workers that lost the race end their
+//! transactions after the winner did, so the winner's backend lies at the
+//! bottom of the pool and the tries land elsewhere, as they do for most replicas
+//! in life. One that still lands on it is told TRUE, since
 //! advisory locks are reentrant; such a worker is counted as falsely ready.
 
 use std::sync::Arc;
@@ -24,9 +25,10 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use super::DemoError;
 use super::outcome::Outcome;
 use super::servers::ServerError;
-use super::stage::{DATABASE, POOLER, Stage};
+use super::stage::{DATABASE, GATEWAY, POOLER, Stage};
 use super::timeline::{Mark, Timeline};
 use super::witness::Witness;
+use crate::engine::Snapshot;
 use crate::engine::incident::{Event, Incident, Kind};
 
 pub(super) const NAME: &str = "orphan";
@@ -34,11 +36,10 @@ pub(super) const NAME: &str = "orphan";
 const KEY: i64 = 42_424_242_424_242;
 const REPLICAS: usize = 3;
 const WORKERS: usize = 8;
-const APPLICATION: &str = "gateway";
 /// Tries of a worker before it gives up.
 const TRIES: i32 = 60;
-/// How long the winner prepares the database.
-const BOOTSTRAP: Duration = Duration::from_millis(600);
+/// How long the winner prepares the database: long enough to be seen at it.
+const BOOTSTRAP: Duration = Duration::from_millis(2500);
 /// How much longer the others look at what is there; see the module.
 const LOOK: Duration = Duration::from_millis(300);
 /// All workers connect and race within this.
@@ -52,6 +53,7 @@ const READY_WITHIN: Duration = Duration::from_secs(12);
 /// Stages the orphan, waits until it is told, and does what the incident says.
 pub(super) async fn play(
     stage: &Stage,
+    snapshot: impl Fn() -> Arc<Snapshot>,
     witness: &mut Witness,
     timeline: &mut Timeline,
 ) -> Result<Outcome, DemoError> {
@@ -71,6 +73,8 @@ pub(super) async fn play(
     if let Some(incident) = incident {
         judge(&incident, pid, &mut outcome);
         act(stage, &gateway, &incident, witness, timeline, &mut outcome).await?;
+    } else {
+        tell_verdicts(&snapshot(), timeline);
     }
     gateway.settle(timeline, &mut outcome).await;
     Ok(outcome)
@@ -109,6 +113,19 @@ async fn detected(
         .push(format!("no incident within {wait} s"));
     timeline.tell(Mark::Wrong, &format!("no incident within {wait} s"));
     None
+}
+
+/// What the daemon thinks of the locks instead.
+fn tell_verdicts(snapshot: &Snapshot, timeline: &mut Timeline) {
+    let targets = snapshot.targets.values();
+    for lock in targets.flat_map(|target| &target.locks.advisory_locks) {
+        timeline.detail(&format!(
+            "the daemon holds lock {} to be {}: {}",
+            lock.key,
+            lock.verdict.as_str(),
+            lock.reason
+        ));
+    }
 }
 
 /// Compares the incident with what was staged.
@@ -235,8 +252,8 @@ struct Tally {
 
 impl Gateway {
     fn start(stage: &Stage) -> Self {
-        let mut database = stage.database();
-        database.application_name(APPLICATION);
+        let mut database = stage.database(GATEWAY);
+        database.application_name(GATEWAY);
         let start = Arc::new(Barrier::new(REPLICAS * WORKERS));
         let tally = Arc::new(Tally::default());
         let (left, orphans) = mpsc::channel(1);

@@ -22,6 +22,8 @@ pub(super) const TARGET: &str = "main";
 pub(super) const POOLER: &str = "pooler-1";
 pub(super) const DATABASE: &str = "app";
 pub(super) const USER: &str = "app";
+/// The second application of the same database, and its role.
+pub(super) const GATEWAY: &str = "gateway";
 /// The role that the daemon logs in as, at both servers.
 const MONITOR: &str = "snowpit";
 const ADMIN: &str = "admin";
@@ -53,8 +55,9 @@ impl Stage {
             ..PostgresOptions::default()
         })
         .await?;
-        let roles =
-            format!("CREATE ROLE {USER} LOGIN; CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor");
+        let roles = format!(
+            "CREATE ROLE {USER} LOGIN; CREATE ROLE {GATEWAY} LOGIN; CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor"
+        );
         postgres.execute("postgres", &roles).await?;
         let database = format!("CREATE DATABASE {DATABASE} OWNER {USER}");
         postgres.execute("postgres", &database).await?;
@@ -65,7 +68,9 @@ impl Stage {
             .map_err(ServerError::from)?;
         let pooler = PgBouncer::start(PgBouncerOptions {
             databases: vec![Alias::new(DATABASE, postgres.port())],
-            users: vec![(USER.into(), String::new())],
+            users: [USER, GATEWAY]
+                .map(|user| (user.into(), String::new()))
+                .into(),
             pool_mode: "transaction".into(),
             default_pool_size: POOL_SIZE,
             max_client_conn: 400,
@@ -74,7 +79,7 @@ impl Stage {
             ..PgBouncerOptions::default()
         })
         .await?;
-        let application = Application::start(through(&pooler)).await?;
+        let application = Application::start(through(&pooler, USER)).await?;
         let load = Load::start(&application)?;
         Ok(Self {
             load,
@@ -84,9 +89,9 @@ impl Stage {
         })
     }
 
-    /// How to reach the database through the pooler.
-    pub(super) fn database(&self) -> tokio_postgres::Config {
-        through(&self.pooler)
+    /// How this role reaches the database through the pooler.
+    pub(super) fn database(&self, user: &str) -> tokio_postgres::Config {
+        through(&self.pooler, user)
     }
 
     /// A direct session of the superuser, to see for ourselves what is staged.
@@ -168,12 +173,12 @@ impl Stage {
     }
 }
 
-fn through(pooler: &PgBouncer) -> tokio_postgres::Config {
+fn through(pooler: &PgBouncer, user: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config
         .host("127.0.0.1")
         .port(pooler.port())
-        .user(USER)
+        .user(user)
         .dbname(DATABASE);
     config
 }
