@@ -6,6 +6,8 @@
 
 pub mod avalanche;
 pub mod baseline;
+pub mod clock;
+pub mod episode;
 pub mod headroom;
 pub mod onset;
 pub mod words;

@@ -16,9 +16,10 @@
 use std::collections::VecDeque;
 
 use super::baseline::{Baseline, SCALES, Smoothed, Smoother};
+use super::clock::{Clock, Step};
+use super::episode::Episode;
 use crate::engine::settings::{ConnectionAvalanche, Sensitivity};
 use crate::engine::snapshot::Band;
-use crate::engine::stats::robust;
 use crate::sample::UnixSeconds;
 
 /// Alarm at this z with normal sensitivity.
@@ -39,19 +40,6 @@ const CALM_SCALE: f64 = 8.0;
 
 /// Samples without which a warm-up knows nothing, however long it took.
 const WARM_UP_SAMPLES: usize = 5;
-
-/// Silence after which the baseline is too old to judge by, seconds.
-const STALE_AFTER: f64 = 3600.0;
-
-/// Samples from the past in a row after which the clock is believed to have
-/// been set back.
-const CLOCK_SET_BACK: u32 = 60;
-
-/// A level is steady when its five-minute means of an hour lie this close
-/// together, as a part of their median.
-const STEADY: f64 = 0.2;
-const BLOCK_SECONDS: f64 = 300.0;
-const BLOCKS: usize = 12;
 
 /// Points kept of the warm-up and of the search for the onset; only polls more
 /// frequent than every 0.06 s exceed it.
@@ -188,7 +176,7 @@ impl OnsetDetector {
     /// Leaves the last minute out of the learning, and the next `seconds` too:
     /// the server went down, and what was seen meanwhile is not normal.
     pub fn hold_learning(&mut self, seconds: f64) {
-        if let (Phase::Watching(watch), Some(last)) = (&mut self.phase, self.clock.last) {
+        if let (Phase::Watching(watch), Some(last)) = (&mut self.phase, self.clock.last()) {
             watch.baseline.forget_pending();
             watch.learn_from = last + seconds;
         }
@@ -215,55 +203,6 @@ fn warm_up(
     (long_enough && points.len() >= WARM_UP_SAMPLES)
         .then(|| Baseline::from_warm_up(points))
         .flatten()
-}
-
-/// Elapsed time of samples that come late, not at all, or twice.
-#[derive(Debug, Clone, Default)]
-struct Clock {
-    last: Option<UnixSeconds>,
-    /// The usual interval.
-    usual: f64,
-    /// Samples from the past in a row.
-    behind: u32,
-}
-
-enum Step {
-    Past,
-    Elapsed(f64),
-    Restart,
-}
-
-impl Clock {
-    fn advance(&mut self, t: UnixSeconds) -> Step {
-        let Some(last) = self.last else {
-            self.last = Some(t);
-            return Step::Restart;
-        };
-        if t <= last {
-            self.behind += 1;
-            if self.behind < CLOCK_SET_BACK {
-                return Step::Past;
-            }
-            *self = Self {
-                last: Some(t),
-                ..Self::default()
-            };
-            return Step::Restart;
-        }
-        self.behind = 0;
-        self.last = Some(t);
-        let dt = t - last;
-        if dt > STALE_AFTER {
-            self.usual = 0.0;
-            return Step::Restart;
-        }
-        if self.usual == 0.0 {
-            self.usual = dt;
-        }
-        let believed = dt.min(3.0 * self.usual);
-        self.usual += 0.1 * (believed - self.usual);
-        Step::Elapsed(believed)
-    }
 }
 
 /// A series past its warm-up.
@@ -392,56 +331,6 @@ impl Watch {
     fn end(&mut self) {
         self.smoother.catch_up();
         self.recent.clear();
-    }
-}
-
-/// From the alarm to calm or to a new normal.
-#[derive(Debug, Clone)]
-struct Episode {
-    onset_at: UnixSeconds,
-    calm_since: Option<UnixSeconds>,
-    /// Means of five minutes each, of the last hour.
-    blocks: VecDeque<f64>,
-    block_start: UnixSeconds,
-    sum: f64,
-    samples: f64,
-}
-
-impl Episode {
-    fn new(onset_at: UnixSeconds, now: UnixSeconds) -> Self {
-        Self {
-            onset_at,
-            calm_since: None,
-            blocks: VecDeque::with_capacity(BLOCKS),
-            block_start: now,
-            sum: 0.0,
-            samples: 0.0,
-        }
-    }
-
-    fn record(&mut self, t: UnixSeconds, y: f64) {
-        if t - self.block_start >= BLOCK_SECONDS && self.samples > 0.0 {
-            if self.blocks.len() >= BLOCKS {
-                self.blocks.pop_front();
-            }
-            self.blocks.push_back(self.sum / self.samples);
-            self.block_start = t;
-            self.sum = 0.0;
-            self.samples = 0.0;
-        }
-        self.sum += y;
-        self.samples += 1.0;
-    }
-
-    /// The level of the last hour, when it has held.
-    fn steady_level(&self, t: UnixSeconds) -> Option<f64> {
-        if self.blocks.len() < BLOCKS || t > self.block_start {
-            return None;
-        }
-        let mut sorted: Vec<f64> = self.blocks.iter().copied().collect();
-        let level = robust::median(&mut sorted)?;
-        let spread = sorted.last()? - sorted.first()?;
-        (spread <= STEADY * level.abs()).then_some(level)
     }
 }
 

@@ -13,8 +13,7 @@ type Mix = Vec<(String, Option<String>, bool, u32)>;
 fn ordinary(random: &mut fastrand::Rng, factor: f64) -> Mix {
     let mut mix = Mix::new();
     for rank in 0..ROUTES {
-        let mean = factor / (rank + 1) as f64;
-        let count = mean as u32 + u32::from(random.f64() < mean.fract());
+        let count = poisson(random, factor / (rank + 1) as f64);
         mix.push((
             "registry-1".to_owned(),
             Some(format!("GET /r/{rank}")),
@@ -56,6 +55,16 @@ fn report(mix: &Mix) -> PostgresReport {
     }
 }
 
+/// A Poisson number by Knuth's product.
+fn poisson(random: &mut fastrand::Rng, mean: f64) -> u32 {
+    let (limit, mut count, mut product) = ((-mean).exp(), 0, random.f64());
+    while product > limit {
+        count += 1;
+        product *= random.f64();
+    }
+    count
+}
+
 struct Stage {
     avalanche: Avalanche,
     random: fastrand::Rng,
@@ -63,8 +72,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// Ten quiet minutes.
-    fn quiet(seed: u64) -> Self {
+    fn new(seed: u64) -> Self {
         let settings = Settings {
             services: vec![Service {
                 name: "registry".to_owned(),
@@ -73,11 +81,16 @@ impl Stage {
             }],
             ..Settings::default()
         };
-        let mut stage = Self {
+        Self {
             avalanche: Avalanche::new("main", &settings),
             random: fastrand::Rng::with_seed(seed),
             t: 0.0,
-        };
+        }
+    }
+
+    /// After ten quiet minutes.
+    fn quiet(seed: u64) -> Self {
+        let mut stage = Self::new(seed);
         for _ in 0..600 {
             let found = stage.tick(|_| {}, 0);
             assert_eq!(found, None, "at {} s, seed {seed}", stage.t);
@@ -431,5 +444,103 @@ fn it_can_be_switched_off() {
             open: false,
         };
         assert_eq!(avalanche.observe(&input), None);
+    }
+}
+
+/// Sessions of thirty routes that arrive at random and stay for a while: what
+/// one tick shows is much like the tick before.
+struct Crowd {
+    random: fastrand::Rng,
+    counts: [u32; ROUTES],
+}
+
+/// Seconds that a session of the crowd lasts.
+const STAY: f64 = 5.0;
+
+impl Crowd {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            counts: [0; ROUTES],
+        }
+    }
+
+    /// Lets a second pass at which route `i` has `mean(i)` sessions on average.
+    fn pass(&mut self, mean: impl Fn(usize) -> f64) -> Mix {
+        let mut mix = Mix::new();
+        for (rank, count) in self.counts.iter_mut().enumerate() {
+            let leaving = (0..*count)
+                .filter(|_| self.random.f64() < 1.0 / STAY)
+                .count();
+            *count += poisson(&mut self.random, mean(rank) / STAY);
+            *count -= leaving as u32;
+            let route = Some(format!("GET /r/{rank}"));
+            mix.push(("registry-1".to_owned(), route, false, *count));
+        }
+        mix
+    }
+}
+
+/// Stages the same kind of incident thirty times: how often it was found, and
+/// the routes named at any tick of the minute and at 10 s after the alarm.
+fn accused(quiet: f64, mean: impl Fn(u64, usize) -> f64) -> (usize, usize, usize, usize) {
+    let (mut found, mut right, mut wrong, mut named_at_10) = (0, 0, 0, 0);
+    for seed in 0..30 {
+        let mut stage = Stage::new(seed);
+        let mut crowd = Crowd::new(seed);
+        for _ in 0..600 {
+            let mix = crowd.pass(|rank| quiet / (rank + 1) as f64);
+            assert_eq!(stage.observe(&report(&mix), 0), None, "quiet crowd {seed}");
+        }
+        let findings: Vec<Finding> = (0..60)
+            .filter_map(|_| {
+                let mix = crowd.pass(|rank| mean(seed, rank));
+                stage.observe(&report(&mix), 0)
+            })
+            .collect();
+        let named = |finding: &&Finding| finding.cause == Some(Cause::Endpoint);
+        let is_right = |finding: &&Finding| finding.attribution[0].route == "GET /r/20";
+        let accusations: Vec<&Finding> = findings.iter().filter(named).collect();
+        found += usize::from(!findings.is_empty());
+        right += usize::from(accusations.iter().all(is_right) && !accusations.is_empty());
+        wrong += usize::from(!accusations.iter().all(is_right));
+        let at_10 = findings.get(10).filter(named).filter(is_right);
+        named_at_10 += usize::from(at_10.is_some());
+    }
+    println!("found {found}, named right {right}, wrongly {wrong}, right at +10 s {named_at_10}");
+    (found, right, wrong, named_at_10)
+}
+
+#[test]
+fn a_random_crowd_is_not_accused() {
+    let zipf = |rank: usize| 8.0 / (rank + 1) as f64;
+    // Everybody threefold; everybody by a factor of his own; everybody sixfold.
+    let uneven = |seed: u64, rank: usize| 2.0 + ((seed * 31 + rank as u64 * 17) % 9) as f64 / 2.0;
+    for (found, _, wrong, _) in [
+        accused(8.0, |_, rank| 3.0 * zipf(rank)),
+        accused(8.0, |seed, rank| uneven(seed, rank) * zipf(rank)),
+        accused(8.0, |_, rank| 6.0 * zipf(rank)),
+    ] {
+        assert!(found >= 28, "{found} of 30 found");
+        assert_eq!(wrong, 0);
+    }
+}
+
+#[test]
+fn the_culprit_is_found_in_a_random_crowd() {
+    let zipf = |rank: usize| 8.0 / (rank + 1) as f64;
+    let culprit = |rank: usize, sessions: f64| if rank == 20 { sessions } else { 0.0 };
+    for (found, _, wrong, at_10) in [
+        // Alone; with everybody half as busy again; with a flow of five.
+        accused(8.0, |_, rank| zipf(rank) + culprit(rank, 40.0)),
+        accused(8.0, |_, rank| 1.5 * zipf(rank) + culprit(rank, 40.0)),
+        accused(8.0, |_, rank| {
+            let flow = if (18..=22).contains(&rank) { 2.0 } else { 0.0 };
+            zipf(rank) + flow + culprit(rank, 40.0)
+        }),
+    ] {
+        assert_eq!(found, 30);
+        assert_eq!(wrong, 0);
+        assert!(at_10 >= 26, "{at_10} of 30 named at +10 s");
     }
 }

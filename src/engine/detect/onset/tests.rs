@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::detect::clock::CLOCK_SET_BACK;
+use crate::engine::stats::robust;
 
 const TUNING: Tuning = Tuning {
     alarm_z: ALARM_Z,
