@@ -290,12 +290,44 @@ async fn full_site() -> Site {
     site
 }
 
-/// The series of an answer in either format, without their values.
-fn series(body: &str) -> BTreeSet<&str> {
-    body.lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| line.rsplit_once(' ').unwrap().0)
-        .collect()
+/// Every point of an answer in either format.
+fn points(body: &str) -> BTreeMap<(String, BTreeMap<String, String>), f64> {
+    let mut points = BTreeMap::new();
+    for line in body.lines().filter(|line| !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let twice = points.insert(parse(series), value.parse().unwrap());
+        assert_eq!(twice, None, "{series} occurs twice");
+    }
+    points
+}
+
+/// The name and the labels of a series; the order of labels and the way to
+/// write a bucket's bound (`1` or `1.0`) mean nothing.
+fn parse(series: &str) -> (String, BTreeMap<String, String>) {
+    let Some((name, mut rest)) = series.split_once('{') else {
+        return (series.to_owned(), BTreeMap::new());
+    };
+    let mut labels = BTreeMap::new();
+    while let Some((key, quoted)) = rest.split_once("=\"") {
+        let mut escaped = false;
+        let end = quoted
+            .find(|char| {
+                let ends = char == '"' && !escaped;
+                escaped = char == '\\' && !escaped;
+                ends
+            })
+            .expect("a closing quote");
+        let value = match key {
+            "le" => format!("{:?}", quoted[..end].parse::<f64>().unwrap()),
+            _ => quoted[..end].to_owned(),
+        };
+        let twice = labels.insert(key.to_owned(), value);
+        assert_eq!(twice, None, "label {key} occurs twice in {series}");
+        rest = &quoted[end + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+    assert_eq!(rest, "}", "{series}");
+    (name.to_owned(), labels)
 }
 
 fn value(body: &str, series: &str) -> Option<f64> {
@@ -334,21 +366,8 @@ async fn both_formats_say_the_same_and_nothing_secret() {
     );
     assert!(open.ends_with("# EOF\n"));
     assert!(!text.contains("# EOF"));
-    // The encoders write bounds of buckets alike, and labels in another order.
-    let sorted = |body: &str| -> BTreeSet<String> {
-        series(body)
-            .into_iter()
-            .map(|series| {
-                let mut bytes: Vec<char> = series.chars().collect();
-                bytes.sort_unstable();
-                bytes
-                    .into_iter()
-                    .filter(|c| !matches!(c, ',' | '.' | '0'))
-                    .collect()
-            })
-            .collect()
-    };
-    assert_eq!(sorted(&text), sorted(&open));
+    assert_eq!(points(&text), points(&open));
+    assert!(points(&text).len() > 80);
     for body in [&text, &open] {
         assert!(!body.contains("secret"), "a statement in a metric");
         assert!(!body.contains("4711"), "a pid in a metric");
@@ -575,6 +594,7 @@ async fn incidents_are_listed_filtered_and_found() {
         "limit=0",
         "limit=-1",
         "limit=x",
+        "kind=%ff",
         "opened=true",
         "open=true&open=false",
     ] {
@@ -703,4 +723,24 @@ async fn shutdown_ends_the_server_though_a_connection_is_open() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn idle_connections_are_bounded_and_a_free_place_is_used() {
+    const LIMIT: usize = 256;
+    let site = full_site().await;
+    let address = site.url.trim_start_matches("http://").to_owned();
+    let mut idle = Vec::new();
+    for _ in 0..LIMIT {
+        idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let answer = site.get("/-/healthy", "*/*");
+    tokio::pin!(answer);
+    let waited = tokio::time::timeout(Duration::from_millis(500), &mut answer).await;
+    assert!(waited.is_err(), "connection {} was served", LIMIT + 1);
+    idle.pop();
+    let (status, ..) = tokio::time::timeout(Duration::from_secs(5), answer)
+        .await
+        .expect("the place that came free is used");
+    assert_eq!(status, StatusCode::OK);
 }
