@@ -13,6 +13,7 @@ pub(super) mod pooled;
 mod prepared;
 mod tracked;
 pub mod view;
+mod words;
 
 pub use view::{
     AdvisoryLock, LockObject, LockView, PoolIdentity, RootBlocker, Verdict, WaitNode, WaitsByType,
