@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file longer than this, tests at its end left out, is more than one thing.
+/// A file longer than this, its tests left out, is more than one thing.
 const LINE_LIMIT: usize = 500;
 
 /// What would make the engine depend on more than its arguments.
@@ -78,7 +78,7 @@ fn a_file_is_one_thing_and_says_which() {
     for file in sources(&root().join("src")) {
         let text = read(&file);
         let lines = text.lines().take_while(|line| *line != TESTS).count();
-        if lines > LINE_LIMIT {
+        if lines > LINE_LIMIT && !file.ends_with("tests.rs") {
             found.push(format!("{} has {lines} lines: split it", file.display()));
         }
         if !text.starts_with("//!") && !file.ends_with("tests.rs") {
