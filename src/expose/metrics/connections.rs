@@ -22,7 +22,9 @@ pub(super) fn put(page: &mut Page, target: &str, view: &TargetView) {
     let report = &view.report;
     put_groups(page, target, &report.groups);
     put_waits(page, target, &report.groups);
-    put_transactions(page, target, &report.backends, view.at);
+    // Ages are differences on the server's own clock, where it was read.
+    let clock = report.server.as_ref().and_then(|server| server.clock);
+    put_transactions(page, target, &report.backends, clock.unwrap_or(view.at));
     put_routes(page, target, view);
 
     if let Some(server) = &report.server {
@@ -93,8 +95,8 @@ fn put_transactions(page: &mut Page, target: &str, backends: &[Backend], at: Uni
     for backend in backends {
         if let Some(start) = backend.xact_start {
             let labels = [target, backend.state.as_deref().unwrap_or(UNKNOWN)];
-            // Points alike keep the larger value, which is the oldest. The
-            // server's clock can be a little ahead of ours.
+            // Points alike keep the larger value, which is the oldest. A
+            // transaction can begin after the clock was read.
             page.put(&table::OLDEST_TRANSACTION, labels, (at - start).max(0.0));
         }
     }
