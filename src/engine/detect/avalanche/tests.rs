@@ -73,7 +73,11 @@ struct Stage {
 
 impl Stage {
     fn new(seed: u64) -> Self {
-        let settings = Settings {
+        Self::warmed_up(seed, 120.0)
+    }
+
+    fn warmed_up(seed: u64, seconds: f64) -> Self {
+        let mut settings = Settings {
             services: vec![Service {
                 name: "registry".to_owned(),
                 targets: vec!["main".to_owned()],
@@ -81,6 +85,7 @@ impl Stage {
             }],
             ..Settings::default()
         };
+        settings.detect.connection_avalanche.warm_up = seconds;
         Self {
             avalanche: Avalanche::new("main", &settings),
             random: fastrand::Rng::with_seed(seed),
@@ -225,6 +230,26 @@ fn a_queue_with_the_same_mix_accuses_nobody() {
             .all(|route| route.confidence < NAMED),
         "{finding:#?}"
     );
+}
+
+#[test]
+fn a_minute_of_history_is_enough_for_a_clear_case() {
+    for seed in 0..30 {
+        let mut stage = Stage::warmed_up(seed, 15.0);
+        for _ in 0..60 {
+            let found = stage.tick(|_| {}, 0);
+            assert_eq!(found, None, "at {} s, seed {seed}", stage.t);
+        }
+        // The pool has twenty servers; forty more clients queue for them.
+        let packed = |mix: &mut Mix| {
+            mix.iter_mut().skip(2).for_each(|group| group.3 = 0);
+            add(Some(CULPRIT), 18)(mix);
+        };
+        let found = (0..10).find_map(|_| stage.tick(packed, 40)).unwrap();
+        assert_eq!(found.attribution[0].route, CULPRIT);
+        let later = stage.after(5, packed, 40).unwrap();
+        assert_eq!(later.cause, Some(Cause::Endpoint), "{later:#?}");
+    }
 }
 
 #[test]
