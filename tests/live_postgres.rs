@@ -497,6 +497,10 @@ async fn locked_catalogs_do_not_stop_the_look() {
     .await;
     let mut source = source(postgres.port());
     source.look().await.expect("a look");
+    postgres
+        .execute("postgres", "CREATE ROLE late LOGIN")
+        .await
+        .expect("a role");
     let locker = named(&postgres, "locker").await;
     locker
         .batch_execute(

@@ -19,7 +19,7 @@ const MAX_ROWS: usize = 10_000;
 
 /// The columns that make up the object of a lock are coalesced so that they can
 /// be compared by hash: a plain join on `IS NOT DISTINCT FROM` is a nested loop
-/// over two lock tables. One row more than [`MAX_ROWS`] tells of a cut; waiters
+/// over two lock tables. While nobody waits nothing is compared. One row more than [`MAX_ROWS`] tells of a cut; waiters
 /// come first, so a cut takes holders. A prepared transaction's lock on its own
 /// id tells whose its other locks are.
 pub const SQL: &str = "\
@@ -28,7 +28,8 @@ WITH locks AS MATERIALIZED (
 ), wanted AS (
   SELECT * FROM locks
   WHERE locktype = 'advisory' OR NOT granted OR (pid IS NULL AND locktype = 'transactionid')
-     OR (locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
+     OR EXISTS (SELECT FROM locks WHERE NOT granted) AND
+        (locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
          coalesce(virtualxid, ''), coalesce(transactionid::text, ''), coalesce(classid, 0), coalesce(objid, 0),
          coalesce(objsubid, -1))
         IN (SELECT locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
