@@ -288,6 +288,51 @@ async fn locks_come_with_their_holders_and_waiters() {
 }
 
 #[tokio::test]
+async fn a_relation_that_is_waited_for_has_its_name() {
+    let postgres = server(PostgresOptions::default()).await;
+    postgres
+        .execute(
+            "postgres",
+            "CREATE SCHEMA shop; CREATE TABLE shop.orders (id int); CREATE TABLE late (id int)",
+        )
+        .await
+        .expect("tables");
+    let mut source = source(postgres.port());
+    source.look().await.expect("a look");
+    let holder = named(&postgres, "holder").await;
+    holder
+        .batch_execute("BEGIN; LOCK TABLE shop.orders, late IN ACCESS EXCLUSIVE MODE")
+        .await
+        .expect("the lock");
+    let reader = named(&postgres, "reader").await;
+    let first = tokio::spawn(async move { reader.batch_execute("TABLE shop.orders").await });
+    let waits = |report: &PostgresReport| report.locks.iter().filter(|l| !l.granted).count();
+    let report = look_until(&mut source, |report| waits(report) == 1).await;
+    let names: Vec<_> = report
+        .locks
+        .iter()
+        .map(|l| (l.granted, l.relation.as_deref()))
+        .collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    assert!(
+        names.iter().all(|(_, name)| *name == Some("shop.orders")),
+        "{names:?}"
+    );
+
+    let second = named(&postgres, "second").await;
+    let other = tokio::spawn(async move { second.batch_execute("TABLE late").await });
+    let report = look_until(&mut source, |report| waits(report) == 2).await;
+    assert!(
+        report
+            .locks
+            .iter()
+            .any(|l| l.relation.as_deref() == Some("public.late"))
+    );
+    first.abort();
+    other.abort();
+}
+
+#[tokio::test]
 async fn a_prepared_transaction_is_told_with_its_name() {
     let postgres = server(PostgresOptions {
         settings: vec![("max_prepared_transactions".into(), "2".into())],
@@ -596,4 +641,93 @@ async fn a_restarted_server_is_seen_again_within_five_seconds() {
     );
     stop.cancel();
     task.await.expect("the poller stops when told");
+}
+
+/// Run by the server in its data directory, so that the key is its own.
+const CERTIFICATES: &str = "set -e; \
+    new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'; \
+    openssl req -x509 $new -subj /CN=ca -keyout ca.key -out ca.crt; \
+    openssl req -x509 $new -subj /CN=stranger -keyout other.key -out other.crt; \
+    openssl req $new -subj /CN=server -keyout server.key -out server.csr; \
+    echo subjectAltName=IP:127.0.0.1 > names; \
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt; \
+    chmod 600 server.key";
+
+#[tokio::test]
+async fn tls_verifies_what_its_mode_says() {
+    let postgres = server(PostgresOptions::default()).await;
+    let admin = named(&postgres, "admin").await;
+    let program = CERTIFICATES.replace('\'', "''");
+    admin
+        .batch_execute(&format!("COPY (SELECT 1) TO PROGRAM '{program}'"))
+        .await
+        .expect("openssl makes certificates");
+    admin
+        .batch_execute("ALTER SYSTEM SET ssl = on")
+        .await
+        .expect("a setting");
+    admin
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .expect("a reload");
+    let directory = tempfile::tempdir().expect("a directory");
+    for file in ["ca.crt", "other.crt"] {
+        let row = admin
+            .query_one("SELECT pg_read_file($1)", &[&file])
+            .await
+            .expect("a file");
+        std::fs::write(directory.path().join(file), row.get::<_, String>(0)).expect("a file");
+    }
+    let with = |host: &str, ssl_mode, root: Option<&str>| Dsn {
+        host: host.into(),
+        ssl_mode,
+        ssl_root_cert: root.map(|file| directory.path().join(file)),
+        ..dsn(postgres.port(), "postgres")
+    };
+    // The reload is noticed a moment later.
+    for _ in 0..50 {
+        if source_of(with("127.0.0.1", SslMode::Require, None))
+            .look()
+            .await
+            .is_ok()
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for (host, mode, root) in [
+        ("127.0.0.1", SslMode::Prefer, None),
+        ("localhost", SslMode::Require, None),
+        ("localhost", SslMode::Require, Some("ca.crt")),
+        ("localhost", SslMode::VerifyCa, Some("ca.crt")),
+        ("127.0.0.1", SslMode::VerifyFull, Some("ca.crt")),
+    ] {
+        let mut source = source_of(with(host, mode, root));
+        source
+            .look()
+            .await
+            .unwrap_or_else(|error| panic!("{host} {mode:?} {root:?}: {error}"));
+        let row = admin
+            .query_one(
+                "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'snowpit'",
+                &[],
+            )
+            .await
+            .expect("a row");
+        assert!(row.get::<_, bool>(0), "{mode:?} is encrypted");
+    }
+    for (host, mode, root) in [
+        ("localhost", SslMode::VerifyFull, Some("ca.crt")),
+        ("127.0.0.1", SslMode::Require, Some("other.crt")),
+        ("127.0.0.1", SslMode::VerifyCa, Some("other.crt")),
+        ("127.0.0.1", SslMode::VerifyFull, None),
+        ("127.0.0.1", SslMode::VerifyFull, Some("missing.crt")),
+    ] {
+        let error = failure_of(with(host, mode, root)).await;
+        assert_eq!(
+            error.reason,
+            FailureReason::Tls,
+            "{host} {mode:?} {root:?}: {error}"
+        );
+    }
 }

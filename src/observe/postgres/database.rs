@@ -77,6 +77,12 @@ impl Names {
         known(&self.databases, database) && known(&self.roles, role)
     }
 
+    /// The oid of the database of this name.
+    pub fn oid_of(&self, database: &str) -> Option<u32> {
+        let mut all = self.databases.iter();
+        all.find(|(_, name)| *name == database).map(|(oid, _)| *oid)
+    }
+
     /// The oids of all databases.
     pub fn database_oids(&self) -> Vec<u32> {
         self.databases.keys().copied().collect()

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use tokio_postgres::{Error, Row};
 
 use crate::observe::postgres::database::Names;
+use crate::observe::postgres::relations::Relations;
 use crate::observe::postgres::unix;
 use crate::sample::{Lock, LockCount};
 
@@ -45,10 +46,16 @@ UNION ALL
 SELECT locktype, mode, granted, count(*), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 FROM locks GROUP BY locktype, mode, granted";
 
-/// The decoded rows of [`SQL`]; databases are still oids.
+#[derive(Debug, Clone, Copy)]
+struct Oids {
+    database: Option<u32>,
+    relation: Option<u32>,
+}
+
+/// The decoded rows of [`SQL`]; databases and relations are still oids.
 #[derive(Debug, Default)]
 pub struct LockTable {
-    rows: Vec<(Option<u32>, Lock)>,
+    rows: Vec<(Oids, Lock)>,
     pub counts: Vec<LockCount>,
     pub truncated: bool,
 }
@@ -67,7 +74,11 @@ impl LockTable {
                     count: u32::try_from(members).unwrap_or(u32::MAX),
                 });
             } else if table.rows.len() < MAX_ROWS {
-                table.rows.push((row.try_get("database")?, lock(row)?));
+                let oids = Oids {
+                    database: row.try_get("database")?,
+                    relation: row.try_get("relation")?,
+                };
+                table.rows.push((oids, lock(row)?));
             } else {
                 table.truncated = true;
             }
@@ -118,18 +129,38 @@ impl LockTable {
 
     /// The databases in these rows, by oid.
     pub fn databases(&self) -> impl Iterator<Item = Option<u32>> + '_ {
-        self.rows.iter().map(|(database, _)| *database)
+        self.rows.iter().map(|(oids, _)| oids.database)
     }
 
-    /// The rows with the databases' names.
-    pub fn named(self, names: &Names) -> Vec<Lock> {
+    /// The relations in these rows that are of database `own` or shared by all
+    /// databases.
+    pub fn relations(&self, own: Option<u32>) -> impl Iterator<Item = u32> + '_ {
+        self.rows
+            .iter()
+            .filter_map(move |(oids, _)| oids.relation_of(own))
+    }
+
+    /// The rows with names: of databases, and of the relations of database
+    /// `own`.
+    pub fn named(self, names: &Names, relations: &Relations, own: Option<u32>) -> Vec<Lock> {
         self.rows
             .into_iter()
-            .map(|(database, lock)| Lock {
-                database: names.database(database),
+            .map(|(oids, lock)| Lock {
+                database: names.database(oids.database),
+                relation: match oids.relation_of(own) {
+                    Some(oid) => Some(relations.name(oid)),
+                    None => oids.relation.map(|oid| oid.to_string()),
+                },
                 ..lock
             })
             .collect()
+    }
+}
+
+impl Oids {
+    fn relation_of(self, own: Option<u32>) -> Option<u32> {
+        let near = self.database == Some(0) || (own.is_some() && self.database == own);
+        self.relation.filter(|_| near)
     }
 }
 
@@ -138,9 +169,7 @@ fn lock(row: &Row) -> Result<Lock, Error> {
         pid: row.try_get("pid")?,
         locktype: row.try_get("locktype")?,
         database: None,
-        relation: row
-            .try_get::<_, Option<u32>>("relation")?
-            .map(|oid| oid.to_string()),
+        relation: None,
         page: row.try_get::<_, Option<i32>>("page")?.map(i64::from),
         tuple: row.try_get::<_, Option<i16>>("tuple")?.map(i64::from),
         mode: row.try_get("mode")?,

@@ -3,12 +3,14 @@
 //! The first trip reads the lock table and the facts of the server; the second
 //! reads the activity, with single rows for the sessions that the locks name.
 //! Neither reads a catalog, so no lock that a session can take stops a look.
-//! Names are read apart, rarely, and are missing rather than waited for.
+//! Names (of databases and roles, and of relations in a wait) are read apart,
+//! rarely, and are missing rather than waited for.
 
 pub mod activity;
 pub mod database;
 pub mod locks;
 pub mod prepared;
+pub mod relations;
 pub mod server;
 pub mod session;
 
@@ -26,6 +28,7 @@ use crate::sample::{FailureReason, PostgresReport, Report, UnixSeconds};
 use activity::Activity;
 use database::Names;
 use locks::LockTable;
+use relations::Relations;
 use session::Session;
 
 /// Names change when somebody creates or renames a database or a role.
@@ -48,6 +51,7 @@ pub struct PostgresSource {
     session: Option<Session>,
     names: Names,
     names_read: Option<Instant>,
+    relations: Relations,
     looks: u64,
 }
 
@@ -59,6 +63,7 @@ impl PostgresSource {
             session: None,
             names: Names::default(),
             names_read: None,
+            relations: Relations::new(Instant::now()),
             looks: 0,
         }
     }
@@ -93,6 +98,8 @@ impl PostgresSource {
         if age >= NAMES_EVERY || (!named && age >= NAMES_AT_MOST_EVERY) {
             self.refresh_names(session).await?;
         }
+        let own = self.names.oid_of(&self.dsn.database);
+        self.learn_relations(session, &locks, own).await?;
         let names = &self.names;
         let prepared = prepared::decode(&prepared, names)
             .map_err(self.because("reading pg_prepared_xacts"))?;
@@ -105,7 +112,7 @@ impl PostgresSource {
             sessions_opened_total: facts.sessions_opened_total,
             groups,
             backends,
-            locks: locks.named(names),
+            locks: locks.named(names, &self.relations, own),
             lock_counts,
             truncated,
             prepared,
@@ -170,6 +177,33 @@ impl PostgresSource {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the names of relations that are waited for; none is no failure.
+    async fn learn_relations(
+        &mut self,
+        session: &Session,
+        locks: &LockTable,
+        own: Option<u32>,
+    ) -> Result<(), PollError> {
+        let wanted = locks.relations(own);
+        let learnt = self
+            .relations
+            .learn(&session.client, wanted, Instant::now())
+            .await;
+        match learnt {
+            Err(error) if session.is_closed() => {
+                Err(failure::asking(error, &self.dsn, "reading pg_class"))
+            }
+            Err(error) => {
+                tracing::debug!(
+                    target = self.name,
+                    "names of relations are not read: {error}"
+                );
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn because(&self, doing: &'static str) -> impl Fn(Error) -> PollError + '_ {
