@@ -1,6 +1,14 @@
-//! The private servers: they start, answer, and leave nothing behind.
+//! The private servers and the demo: they do what they say and leave nothing
+//! behind.
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use snowpit::demo::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresAuth, PostgresOptions, Prometheus,
@@ -164,4 +172,129 @@ async fn a_taken_port_is_left_to_its_owner() {
     .await
     .unwrap();
     assert_eq!(pooler.port(), again);
+}
+
+/// A demo in a temporary directory of its own.
+struct Demo {
+    child: Child,
+    files: tempfile::TempDir,
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Self {
+        let files = tempfile::Builder::new().prefix("d").tempdir().unwrap();
+        // The servers run as another user when we are root.
+        std::fs::set_permissions(files.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_snowpit"))
+            .arg("demo")
+            .args(arguments)
+            .env("TMPDIR", files.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, files }
+    }
+
+    /// Keeps the pipe open behind it, so that the demo can go on talking.
+    fn wait_for(&mut self, word: &str) {
+        let out = self.child.stdout.as_mut().unwrap();
+        let line = BufReader::new(out)
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| line.contains(word));
+        assert!(line.is_some(), "the demo ended before it said {word:?}");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+
+    /// Processes that work in the demo's directory, whoever their parent is.
+    fn processes(&self) -> Vec<PathBuf> {
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path().join("cwd")).ok())
+            .filter(|cwd| cwd.starts_with(self.files.path()))
+            .collect()
+    }
+
+    fn left_files(&self) -> usize {
+        std::fs::read_dir(self.files.path()).unwrap().count()
+    }
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    let mut demo = Demo::start(&["--scenario", "orphan"]);
+    demo.wait_for("staged");
+    assert!(demo.processes().len() > 5, "{:?}", demo.processes());
+    assert_eq!(demo.left_files(), 2);
+    demo.signal(Signal::SIGINT);
+    assert_eq!(demo.child.wait().unwrap().code(), Some(130));
+    assert_eq!(demo.processes(), Vec::<PathBuf>::new());
+    assert_eq!(demo.left_files(), 0);
+}
+
+#[test]
+fn a_demo_interrupted_while_it_starts_leaves_nothing() {
+    for milliseconds in [0, 250, 600, 1_000] {
+        let mut demo = Demo::start(&["--scenario", "orphan"]);
+        // Its first line; the signals are caught by then.
+        demo.wait_for("A private PostgreSQL");
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        demo.signal(Signal::SIGTERM);
+        assert_eq!(demo.child.wait().unwrap().code(), Some(130));
+        assert_eq!(demo.processes(), Vec::<PathBuf>::new(), "{milliseconds}");
+        assert_eq!(demo.left_files(), 0, "{milliseconds}");
+    }
+}
+
+#[test]
+fn a_killed_demo_leaves_no_process() {
+    let mut demo = Demo::start(&["--scenario", "avalanche"]);
+    demo.wait_for("every second");
+    assert!(demo.processes().len() > 5);
+    demo.signal(Signal::SIGKILL);
+    demo.child.wait().unwrap();
+    for _ in 0..100 {
+        if demo.processes().is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("still there: {:?}", demo.processes());
+}
+
+#[test]
+fn the_orphan_is_detected_named_and_freed() {
+    let demo = Demo::start(&["--scenario", "orphan", "--json"]);
+    let files = demo.files;
+    let output = demo.child.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!(report["passed"], true);
+    let orphan = &report["scenarios"][0];
+    assert_eq!(
+        orphan["named"],
+        "lock 42424242424242 in app at pooler-1, orphaned"
+    );
+    assert_eq!(orphan["facts"]["action"], "RECONNECT app;");
+    assert!(orphan["detected_after"].as_f64().unwrap() < 4.0, "{orphan}");
+    assert!(orphan["resolved_after"].as_f64().unwrap() < 5.0, "{orphan}");
+    assert_eq!(report["uncalled"], serde_json::json!([]));
+    assert_eq!(std::fs::read_dir(files.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_list_describes_every_scenario() {
+    let mut demo = Demo::start(&["--scenario", "list"]);
+    assert!(demo.child.wait().unwrap().success());
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut demo.child.stdout.take().unwrap(), &mut text).unwrap();
+    let names: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(names, ["orphan", "avalanche"]);
 }

@@ -98,10 +98,12 @@ pub async fn run(scenarios: &[Scenario], quiet_stdout: bool) -> Result<Report, D
     let interrupted = interruption()?;
     let mut timeline = Timeline::start(quiet_stdout);
     // The servers are stopped where the losing branch is dropped.
-    tokio::select! {
+    let report = tokio::select! {
         report = play(scenarios, &mut timeline) => report,
         () = interrupted => Err(DemoError::Interrupted),
-    }
+    };
+    timeline.clear();
+    report
 }
 
 async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report, DemoError> {

@@ -113,6 +113,11 @@ impl Timeline {
         }
     }
 
+    /// Takes a progress line away.
+    pub(super) fn clear(&self) {
+        self.write("");
+    }
+
     /// Text in a colour, where colours are wanted.
     pub(super) fn paint(&self, colour: &str, text: &str) -> String {
         if self.colours {

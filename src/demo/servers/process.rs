@@ -14,9 +14,12 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid};
+
+/// How often a group is looked at whose leader has ended: two seconds in all.
+const GROUP_LOOKS: u32 = 80;
 
 /// A signal and how long to wait for its effect before the next one.
 pub(super) type StopStep = (Signal, Duration);
@@ -85,12 +88,14 @@ impl ServerProcess {
         }
     }
 
-    pub(super) fn signal(&self, signal: Signal) {
+    /// Goes to the whole group: `initdb` has helpers. PostgreSQL's backends
+    /// have sessions of their own, and their postmaster sees to them.
+    fn signal(&self, signal: Signal) {
         let ended = self.end.lock();
         if ended.is_none() {
             // The only error left is a program that changed its user; the next
-            // step or the caller's timeout shows it.
-            let _ = kill(self.pid, signal);
+            // step shows it.
+            let _ = killpg(self.pid, signal);
         }
     }
 
@@ -102,10 +107,8 @@ impl ServerProcess {
             .unwrap_or_else(PoisonError::into_inner);
         status.is_some()
     }
-}
 
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
+    fn stop(&self) {
         for (signal, patience) in self.stop_steps {
             self.signal(*signal);
             if self.ends_within(*patience) {
@@ -115,6 +118,24 @@ impl Drop for ServerProcess {
         self.signal(Signal::SIGKILL);
         // Bounded: a process in uninterruptible sleep must not hang us.
         self.ends_within(Duration::from_secs(5));
+    }
+
+    /// Helpers may outlive the leader for a moment, and write where the caller
+    /// is about to remove the directory.
+    fn await_group(&self) {
+        for _ in 0..GROUP_LOOKS {
+            if killpg(self.pid, None) == Err(Errno::ESRCH) {
+                return;
+            }
+            std::thread::sleep(super::READY_POLL);
+        }
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        self.stop();
+        self.await_group();
     }
 }
 
