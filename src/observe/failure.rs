@@ -89,7 +89,7 @@ pub fn timed_out(dsn: &Dsn, seconds: f64) -> PollError {
     PollError::new(
         FailureReason::Timeout,
         format!(
-            "{dsn} did not answer within {seconds} s: look for an overloaded server or a firewall that drops packets"
+            "{dsn} did not answer within {seconds} s: look for an overloaded server, a firewall that drops packets, or another program on that port"
         ),
     )
 }

@@ -23,6 +23,8 @@ pub const OTHER: &str = "other";
 /// Groups and single rows. `$1` are pids to be returned as single rows: those
 /// of the lock table.
 ///
+/// * A role that may not see other sessions gets no `backend_type` either; what
+///   has a database and a role is then taken for a client.
 /// * An idle session's wait says nothing and is left out.
 /// * A comment is looked for only where a statement begins or ends, and only
 ///   while it runs or its transaction is open. Splitting by `,route='` stands
@@ -36,7 +38,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
          query_start, state_change, state, query, query_id, backend_xmin IS NOT NULL AS holds_xmin,
          CASE WHEN state <> 'idle' THEN wait_event_type END AS wait_event_type,
          CASE WHEN state <> 'idle' THEN wait_event END AS wait_event,
-         backend_type = 'client backend' AS is_client
+         coalesce(backend_type = 'client backend', datid IS NOT NULL AND usesysid IS NOT NULL) AS is_client
   FROM pg_stat_get_activity(NULL)
 ), commented AS (
   SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
@@ -93,7 +95,13 @@ pub struct Activity {
     backends: Vec<(Oids, Backend)>,
     /// Client backends in all, also in groups beyond the limit.
     total: u32,
+    /// A limit has cut the waiters or the try-lock callers.
+    pub truncated: bool,
 }
+
+/// The limits of [`SQL`] on waiters and on try-lock callers.
+const MAX_WAITERS: usize = 2_000;
+const MAX_CALLERS: usize = 200;
 
 #[derive(Debug, Clone, Copy)]
 struct Oids {
@@ -124,6 +132,10 @@ impl Activity {
                 activity.backends.push((oids, backend(row)?));
             }
         }
+        let shown =
+            |is: fn(&Backend) -> bool| activity.backends.iter().filter(|(_, b)| is(b)).count();
+        activity.truncated =
+            shown(waits_for_lock) >= MAX_WAITERS || shown(tries_lock) >= MAX_CALLERS;
         Ok(activity)
     }
 
@@ -163,6 +175,15 @@ impl Activity {
             .collect();
         (groups, backends)
     }
+}
+
+fn waits_for_lock(backend: &Backend) -> bool {
+    backend.wait_event_type.as_deref() == Some("Lock")
+}
+
+fn tries_lock(backend: &Backend) -> bool {
+    let query = backend.query.as_deref().unwrap_or_default();
+    query.contains("pg_try_advisory")
 }
 
 fn rest(count: u32) -> Group {

@@ -103,7 +103,8 @@ impl PostgresSource {
         let names = &self.names;
         let prepared = prepared::decode(&prepared, names)
             .map_err(self.because("reading pg_prepared_xacts"))?;
-        let (truncated, lock_counts) = (locks.truncated, locks.counts.clone());
+        let truncated = locks.truncated || activity.truncated;
+        let lock_counts = locks.counts.clone();
         let (groups, backends) = activity.named(names);
         Ok(PostgresReport {
             target: self.name.clone(),
