@@ -2,6 +2,7 @@
 
 pub mod failure;
 pub mod health;
+pub mod pace;
 pub mod pgbouncer;
 pub mod poll;
 pub mod postgres;

@@ -3,10 +3,9 @@
 //!
 //! Invariants: one look at a time; a look never lasts longer than its time-out;
 //! a full channel loses the sample, never the poller; every look is accounted
-//! for in [`Health`](super::health::Health). The decisions, when to look next,
-//! are two small pure types, [`Governor`] and [`Backoff`].
+//! for in [`Health`](super::health::Health). When to look next is decided by two
+//! small pure types, [`Governor`] and [`Backoff`].
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::observe::health::{Health, SourceHandle};
+use crate::observe::pace::{Backoff, Governor};
 use crate::observe::{PollError, Source};
 use crate::sample::{FailureReason, Sample, UnixSeconds};
 
@@ -26,16 +26,6 @@ pub const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// Shortest time between the beginnings of two looks when one is asked for by
 /// a wake-up.
 const MIN_WAKE_GAP: Duration = Duration::from_millis(250);
-
-/// Share of the wall clock that looking may take.
-const MAX_SHARE: f64 = 0.02;
-
-/// Looks over which the governor takes the median.
-const GOVERNOR_WINDOW: usize = 9;
-
-/// How far the governor may stretch an interval. A watcher that looks less than
-/// every ten intervals is of no use in the incident that slowed the server.
-const MAX_STRETCH: u32 = 10;
 
 /// How often to look, and how long a look may take.
 #[derive(Debug, Clone, Copy)]
@@ -163,101 +153,6 @@ enum Outcome {
     Gone,
 }
 
-/// Keeps the cost of looking under its share of the wall clock by stretching
-/// the interval. Judges by the median of the last looks, so that one slow look
-/// (a reconnect, a busy moment) changes nothing.
-#[derive(Debug, Clone)]
-pub struct Governor {
-    base: Duration,
-    recent: VecDeque<Duration>,
-}
-
-impl Governor {
-    pub fn new(base: Duration) -> Self {
-        Self {
-            base,
-            recent: VecDeque::with_capacity(GOVERNOR_WINDOW),
-        }
-    }
-
-    /// Takes the duration of a look that succeeded; returns the interval now in
-    /// force.
-    pub fn observe(&mut self, took: Duration) -> Duration {
-        if self.recent.len() == GOVERNOR_WINDOW {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(took);
-        self.interval()
-    }
-
-    /// The configured interval, or as much longer as the share demands.
-    pub fn interval(&self) -> Duration {
-        let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
-        sorted.sort_unstable();
-        // A median of fewer looks is not yet a median.
-        if sorted.len() < GOVERNOR_WINDOW {
-            return self.base;
-        }
-        sorted[GOVERNOR_WINDOW / 2]
-            .div_f64(MAX_SHARE)
-            .clamp(self.base, self.base * MAX_STRETCH)
-    }
-}
-
-/// The pause after a failure: short at first, then doubling from the interval.
-///
-/// A server that is back must be seen within 5 s, so the pause stays under
-/// that: 4 s where a failure is quick, 2 s where the failed look itself may
-/// have taken seconds. Only what a person must mend (a password, a
-/// certificate, a grant) is tried less often, as each try is a line in the
-/// server's log and may lock an account.
-#[derive(Debug, Clone)]
-pub struct Backoff {
-    base: Duration,
-    failures: u32,
-}
-
-impl Backoff {
-    /// The first retry: a persistent session that was ended is often welcome
-    /// again at once.
-    const FIRST: Duration = Duration::from_millis(250);
-
-    pub fn new(base: Duration) -> Self {
-        Self { base, failures: 0 }
-    }
-
-    pub fn reset(&mut self) {
-        self.failures = 0;
-    }
-
-    /// The pause after one more failure. `chance` is uniform in 0..1 and takes
-    /// up to a quarter off, so that many watchers do not return in step.
-    pub fn next(&mut self, reason: FailureReason, chance: f64) -> Duration {
-        let pause = match self.failures {
-            0 => Self::FIRST.min(self.base),
-            n => self
-                .base
-                .saturating_mul(1 << (n - 1).min(16))
-                .min(Self::cap(reason)),
-        };
-        self.failures = self.failures.saturating_add(1);
-        pause.mul_f64(1.0 - 0.25 * chance.clamp(0.0, 1.0))
-    }
-
-    fn cap(reason: FailureReason) -> Duration {
-        match reason {
-            FailureReason::Auth | FailureReason::Tls | FailureReason::Permission => {
-                Duration::from_secs(15)
-            }
-            FailureReason::Timeout => Duration::from_secs(2),
-            FailureReason::Refused
-            | FailureReason::TooManyConnections
-            | FailureReason::Protocol
-            | FailureReason::Other => Duration::from_secs(4),
-        }
-    }
-}
-
 /// The time that is written on samples.
 #[expect(clippy::disallowed_methods, reason = "the edge stamps its samples")]
 pub fn unix_now() -> UnixSeconds {
@@ -272,61 +167,6 @@ mod tests {
     use crate::sample::{PostgresReport, Report};
 
     const SECOND: Duration = Duration::from_secs(1);
-
-    fn settled(base: Duration, took: Duration) -> Governor {
-        let mut governor = Governor::new(base);
-        for _ in 0..GOVERNOR_WINDOW {
-            governor.observe(took);
-        }
-        governor
-    }
-
-    #[test]
-    fn cheap_looks_keep_the_interval() {
-        let governor = settled(SECOND, Duration::from_millis(20));
-        assert_eq!(governor.interval(), SECOND);
-    }
-
-    #[test]
-    fn dear_looks_stretch_the_interval_to_two_percent_and_it_relaxes_again() {
-        let mut governor = settled(SECOND, Duration::from_millis(50));
-        assert_eq!(governor.interval(), Duration::from_millis(2500));
-        for _ in 0..GOVERNOR_WINDOW {
-            governor.observe(Duration::from_millis(5));
-        }
-        assert_eq!(governor.interval(), SECOND);
-    }
-
-    #[test]
-    fn a_single_slow_look_changes_nothing_and_the_stretch_is_bounded() {
-        let mut governor = settled(SECOND, Duration::from_millis(5));
-        assert_eq!(governor.observe(2 * SECOND), SECOND);
-        assert_eq!(settled(SECOND, 2 * SECOND).interval(), 10 * SECOND);
-    }
-
-    #[test]
-    fn the_pause_after_a_refusal_never_reaches_five_seconds() {
-        let mut backoff = Backoff::new(SECOND);
-        let pauses: Vec<f64> = (0..6)
-            .map(|_| backoff.next(FailureReason::Refused, 0.0).as_secs_f64())
-            .collect();
-        assert_eq!(pauses, [0.25, 1.0, 2.0, 4.0, 4.0, 4.0]);
-        backoff.reset();
-        let first = backoff.next(FailureReason::Refused, 1.0).as_secs_f64();
-        assert!((first - 0.1875).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_a_person_must_mend_is_tried_less_often() {
-        let mut backoff = Backoff::new(SECOND);
-        let last = (0..10)
-            .map(|_| backoff.next(FailureReason::Auth, 0.0))
-            .last();
-        assert_eq!(last, Some(Duration::from_secs(15)));
-        let mut backoff = Backoff::new(Duration::from_secs(30));
-        backoff.next(FailureReason::Refused, 0.0);
-        assert_eq!(backoff.next(FailureReason::Refused, 0.0), 4 * SECOND);
-    }
 
     /// Answers as the script says; a real source of the trait, without a server.
     struct Scripted(Vec<Result<(), FailureReason>>);
