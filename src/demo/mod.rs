@@ -7,6 +7,7 @@
 
 mod application;
 mod avalanche;
+mod gateway;
 mod load;
 mod orphan;
 mod outcome;
