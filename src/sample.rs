@@ -270,7 +270,10 @@ pub struct PgbouncerReport {
     pub lists: Lists,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<PoolerConfig>,
-    /// SHOW rows or clients beyond the poller's limit were left out.
+    /// There are more clients than the poller ever reads.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub too_many_clients: bool,
+    /// Rows were left out, malformed or beyond the poller's limit.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
 }
@@ -320,6 +323,9 @@ pub struct ServerSocket {
     pub connect_time: String,
     /// When the server last sent something. Opaque, see `connect_time`.
     pub request_time: String,
+    /// Seconds since then, as for [`ClientSocket::request_age`]; only known in
+    /// a look that read the clients.
+    pub request_age: Option<f64>,
     /// Keeps the *last* client's name after unlink (1.18+).
     pub application_name: Option<String>,
 }

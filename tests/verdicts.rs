@@ -290,23 +290,40 @@ fn a_quiet_client_makes_it_stranded_and_its_end_orphaned() {
     assert_eq!(scene.told(Event::Opened), 1);
 }
 
-#[test]
-fn the_client_that_took_it_alone_stays_the_owner_while_it_works_elsewhere() {
-    let mut scene = Scene::new(|_| {});
+/// One client, every second another request; `age` is the server's.
+fn works_on(scene: &mut Scene, application: &str, server_age: impl Fn(u32) -> f64) {
     for n in 0..20 {
-        // It goes on, every second, on other servers of the pool.
         let request = format!("2023-11-14 22:13:{:02} UTC", 20 + n);
         let age = if n == 0 { 1.0 } else { 0.0 };
-        scene.pooler.clients = Some(vec![client(
-            "0xc",
-            "2023-11-14 22:13:19 UTC",
-            &request,
-            age,
-        )]);
+        let mut busy = client("0xc", "2023-11-14 22:13:19 UTC", &request, age);
+        busy.application_name = Some(application.into());
+        scene.pooler.clients = Some(vec![busy]);
+        scene.pooler.servers[0].request_age = Some(server_age(n));
         scene.second();
     }
+}
+
+#[test]
+fn the_client_that_took_it_and_works_on_this_server_is_still_there() {
+    let mut scene = Scene::new(|_| {});
+    works_on(&mut scene, "gateway", |_| 0.0);
     assert_eq!(scene.verdict(), Verdict::Stranded);
     assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_single_spinning_peer_does_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    works_on(&mut scene, "gateway", f64::from);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+#[test]
+fn a_single_bystander_on_the_same_server_does_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].query = Some("SELECT $1".into());
+    works_on(&mut scene, "bystander", |_| 0.0);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 
 #[test]

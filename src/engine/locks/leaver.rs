@@ -9,9 +9,10 @@
 //!    alone is reused as soon as a client is gone.
 //! 2. The clients of the same pool whose last request falls into the time in
 //!    which the lock was taken, and who have been quiet since. A client that
-//!    has since used another server is no longer a suspect, or one busy
-//!    application would hide every orphan; the exception is a single client
-//!    that matches the very statement that took the lock.
+//!    goes on elsewhere is no suspect any more, or the spinning peers of a dead
+//!    client would hide its orphan for as long as they spin. The exception is a
+//!    single client that matches the very statement that took the lock and goes
+//!    on using this very server: it works under its own lock.
 //!
 //! When no such client is connected, the lock is orphaned.
 
@@ -52,8 +53,9 @@ pub struct Identity {
 pub struct Suspect {
     identity: Identity,
     request_time: String,
-    /// It alone matches the statement that took the lock.
-    certain: bool,
+    /// Its request is the statement that takes locks, as far as time and
+    /// application name can say.
+    exact: bool,
 }
 
 /// When and by what statement the lock may have been taken, on our own clock.
@@ -138,9 +140,9 @@ impl Leaver {
         let Some(clients) = pooled.clients() else {
             return match self {
                 Self::Gone => Presence::Gone,
-                // Clients beyond the poller's limit are never read: the lock
-                // whose taker was never seen is then what it looks like.
-                Self::Unseen if pooled.look.report.truncated => Presence::Gone,
+                // The clients will never be read: a lock whose taker was never
+                // seen is then what it looks like.
+                Self::Unseen if pooled.look.report.too_many_clients => Presence::Gone,
                 _ => Presence::Undecided,
             };
         };
@@ -178,9 +180,15 @@ impl Suspect {
             return false;
         };
         let quiet = client.request_time == self.request_time;
-        // A single suspect that moves in step with the server may be its user.
-        let in_step = alone && client.request_time == server.request_time;
-        self.certain || quiet || in_step
+        quiet || (alone && self.exact && in_step(client, server))
+    }
+}
+
+/// Whether the server's last answer may be to the client's last request.
+fn in_step(client: &ClientSocket, server: &ServerSocket) -> bool {
+    match (client.request_age, server.request_age) {
+        (Some(client), Some(server)) => (client - server).abs() <= CLOCK_STEP,
+        _ => false,
     }
 }
 
@@ -194,18 +202,14 @@ fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: TakenWindow) 
             && requested <= taken.to + CLOCK_STEP
             && (!taken.exact || same_application(client, pooled.server))
     });
-    let mut found: Vec<_> = inside
+    inside
         .take(MAX_SUSPECTS)
         .map(|client| Suspect {
             identity: Identity::of_client(client),
             request_time: client.request_time.clone(),
-            certain: false,
+            exact: taken.exact,
         })
-        .collect();
-    if let [single] = &mut found[..] {
-        single.certain = taken.exact;
-    }
-    found
+        .collect()
 }
 
 /// SHOW SERVERS keeps the last client's application name after unlink.

@@ -13,7 +13,7 @@
 
 use jiff::civil::DateTime;
 
-use crate::sample::ClientSocket;
+use crate::sample::{ClientSocket, ServerSocket};
 
 use super::rows::{BadCell, Decoded, PSEUDO_DATABASE, Row};
 
@@ -38,17 +38,26 @@ pub fn decode(row: &Row<'_>) -> Result<Option<ClientSocket>, BadCell> {
     }))
 }
 
-/// Works out every client's `request_age` and takes the console's sessions out.
-pub fn with_ages(decoded: Decoded<ClientSocket>) -> Decoded<ClientSocket> {
+/// Works out the `request_age` of every client and of the servers of the same
+/// look, and takes the console's sessions out.
+pub fn with_ages(
+    decoded: Decoded<ClientSocket>,
+    servers: &mut [ServerSocket],
+) -> Decoded<ClientSocket> {
     let (console, mut clients): (Vec<_>, Vec<_>) = decoded
         .rows
         .into_iter()
         .partition(|client| client.database == PSEUDO_DATABASE);
     let now = newest_request(&console);
+    let age = |request_time: &str| {
+        let now = now.as_ref()?;
+        now.seconds_since(&LocalTime::parse(request_time)?)
+    };
     for client in &mut clients {
-        client.request_age = now
-            .as_ref()
-            .and_then(|now| now.seconds_since(&LocalTime::parse(&client.request_time)?));
+        client.request_age = age(&client.request_time);
+    }
+    for server in servers {
+        server.request_age = age(&server.request_time);
     }
     Decoded {
         rows: clients,
@@ -125,10 +134,13 @@ mod tests {
     }
 
     fn ages(clients: Vec<ClientSocket>) -> Vec<Option<f64>> {
-        let decoded = with_ages(Decoded {
-            rows: clients,
-            ..Decoded::default()
-        });
+        let decoded = with_ages(
+            Decoded {
+                rows: clients,
+                ..Decoded::default()
+            },
+            &mut [],
+        );
         decoded
             .rows
             .iter()
@@ -164,6 +176,20 @@ mod tests {
             client("pgbouncer", "2026-11-22 00:00:05 IST"),
         ];
         assert_eq!(ages(clients), [Some(15.0)]);
+    }
+
+    #[test]
+    fn servers_are_set_against_the_same_now() {
+        let decoded = Decoded {
+            rows: vec![client("pgbouncer", "2026-11-21 10:00:09 UTC")],
+            ..Decoded::default()
+        };
+        let mut servers = [ServerSocket {
+            request_time: "2026-11-21 10:00:02 UTC".into(),
+            ..ServerSocket::default()
+        }];
+        with_ages(decoded, &mut servers);
+        assert_eq!(servers[0].request_age, Some(7.0));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::observe::poll::READ_TIMEOUT;
 use crate::observe::{PollError, Source};
 use crate::sample::{
     ClientSocket, FailureReason, Lists, PgbouncerReport, PoolDatabase, PoolerConfig, Report,
+    ServerSocket,
 };
 
 mod clients;
@@ -153,9 +154,10 @@ impl Console {
         let mut gaps = Gaps::default();
         // First, as it bounds the question for the clients.
         let lists = self.lists(dsn, &mut gaps).await?;
-        let servers = self.rows(dsn, servers::STATEMENT, servers::decode).await?;
-        let clients = match wants {
-            true => self.clients(dsn, &lists, &mut gaps).await?,
+        let mut servers = self.rows(dsn, servers::STATEMENT, servers::decode).await?;
+        let too_many_clients = lists.used_clients > CLIENT_LIMIT;
+        let clients = match wants && !too_many_clients {
+            true => Some(self.clients(dsn, &mut servers.rows, &mut gaps).await?),
             false => None,
         };
         let pools = self.rows(dsn, pools::STATEMENT, pools::decode).await?;
@@ -177,6 +179,7 @@ impl Console {
             databases: self.databases.rows.clone(),
             lists,
             config: self.config.clone(),
+            too_many_clients,
             truncated: gaps.any,
             ..PgbouncerReport::default()
         })
@@ -211,21 +214,17 @@ impl Console {
         Ok(lists)
     }
 
-    /// `None` when there are too many to ask for.
+    /// The clients, and the ages of `servers` that only they can tell.
     async fn clients(
         &self,
         dsn: &Dsn,
-        lists: &Lists,
+        servers: &mut [ServerSocket],
         gaps: &mut Gaps,
-    ) -> Result<Option<Vec<ClientSocket>>, PollError> {
-        if lists.used_clients > CLIENT_LIMIT {
-            gaps.any = true;
-            return Ok(None);
-        }
+    ) -> Result<Vec<ClientSocket>, PollError> {
         let decoded = self.rows(dsn, clients::STATEMENT, clients::decode).await?;
-        let decoded = clients::with_ages(decoded);
+        let decoded = clients::with_ages(decoded, servers);
         gaps.add(&decoded);
-        Ok(Some(decoded.rows))
+        Ok(decoded.rows)
     }
 
     async fn rows<T>(

@@ -44,6 +44,7 @@ pub fn decode(row: &Row<'_>) -> Result<Option<ServerSocket>, BadCell> {
         id: row.text("id").map(str::to_owned),
         connect_time: row.string("connect_time"),
         request_time: row.string("request_time"),
+        request_age: None,
         application_name: row.text("application_name").map(str::to_owned),
     }))
 }
@@ -121,6 +122,7 @@ mod tests {
                 id: id.then(|| "7".into()),
                 connect_time: "2026-11-21 10:55:07 UTC".into(),
                 request_time: "2026-11-21 10:56:40 UTC".into(),
+                request_age: None,
                 application_name: application.then(|| "gateway".into()),
             };
             let decoded = decode_one(header, &CELLS, decode);
