@@ -2,12 +2,13 @@
 //! never look like one.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use snowpit::config::Config;
 use snowpit::daemon::{self, RunningDaemon};
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
 use snowpit::engine::incident::Kind;
+use tokio::time::Instant;
 
 const KEY: &str = "42424242424242";
 /// What is told to people: the acceptance of a declared and a cleared orphan.

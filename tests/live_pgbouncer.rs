@@ -636,7 +636,7 @@ async fn a_stranger_on_the_port_is_told() {
         loop {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = [0; 512];
-            socket.read(&mut request).await.unwrap();
+            let _ = socket.read(&mut request).await.unwrap();
             socket
                 .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 .await

@@ -6,8 +6,6 @@
 //! transaction or virtual transaction that is being waited for). The function
 //! behind the view is called, so no catalog is read.
 
-use std::collections::BTreeMap;
-
 use tokio_postgres::{Error, Row};
 
 use crate::observe::postgres::database::Names;
@@ -83,35 +81,7 @@ impl LockTable {
                 table.truncated = true;
             }
         }
-        table.identify_prepared();
         Ok(table)
-    }
-
-    /// Writes `-1/XID` on every lock of a prepared transaction. PostgreSQL does
-    /// so itself only after a restart; until then (since the minor releases of
-    /// late 2021) the locks keep the virtual transaction of the session that
-    /// prepared them, and only the lock on the transaction's own id says which
-    /// one it is.
-    fn identify_prepared(&mut self) {
-        let ids: BTreeMap<String, String> = self
-            .rows
-            .iter()
-            .filter(|(_, lock)| lock.pid.is_none() && lock.granted)
-            .filter_map(|(_, lock)| {
-                let id = lock.transactionid.as_ref()?;
-                Some((lock.virtualtransaction.clone()?, format!("-1/{id}")))
-            })
-            .collect();
-        let prepared = self.rows.iter_mut().filter(|(_, lock)| lock.pid.is_none());
-        for (_, lock) in prepared {
-            let known = lock
-                .virtualtransaction
-                .as_ref()
-                .and_then(|own| ids.get(own));
-            if let Some(id) = known {
-                lock.virtualtransaction = Some(id.clone());
-            }
-        }
     }
 
     /// The backends in these rows, each once.
