@@ -2,13 +2,14 @@
 //! PostgreSQL behind real PgBouncers, and told by the daemon that watches them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use snowpit::config::Config;
 use snowpit::daemon::{self, RunningDaemon};
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
 use snowpit::engine::incident::{Incident, Kind};
 use snowpit::engine::locks::{AdvisoryLock, Verdict};
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 /// Long enough for any verdict on a busy machine.

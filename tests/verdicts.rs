@@ -340,6 +340,83 @@ fn busy_bystanders_do_not_hide_an_orphan() {
     assert_eq!(scene.told(Event::Opened), 1);
 }
 
+/// Application pools open many connections at start and leave them idle.
+#[test]
+fn a_crowd_of_idle_connections_does_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..6 {
+        let idle = (0..10).map(|i| {
+            let time = "2023-11-14 22:13:20 UTC";
+            client(&format!("0xf{i}"), time, time, 1.0 + f64::from(n))
+        });
+        scene.pooler.clients = Some(idle.collect());
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+#[test]
+fn a_quiet_client_is_found_among_spinning_ones() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..6 {
+        let at = |second| format!("2023-11-14 22:13:{second:02} UTC");
+        let spin = if n == 0 { 1.0 } else { 0.0 };
+        let mut clients: Vec<_> = (0..24)
+            .map(|i| client(&format!("0xf{i}"), &at(19), &at(20 + n), spin))
+            .collect();
+        clients.push(client("0xc", &at(19), &at(20), 1.0 + f64::from(n)));
+        scene.pooler.clients = Some(clients);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
+/// The server of a busy pool is never seen idle before others have had it.
+#[test]
+fn passing_clients_of_a_busy_pool_do_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].query = Some("UPDATE t SET a = $1".into());
+    let bystanders = ["0xa", "0xb"].map(|ptr| {
+        let time = "2023-11-14 22:13:00 UTC";
+        client(ptr, time, time, 20.0)
+    });
+    scene.pooler.clients = Some(bystanders.to_vec());
+    for ptr in ["0xa", "0xb"] {
+        scene.in_transaction(ptr);
+        scene.postgres.backends[0].query = Some("UPDATE t SET a = $1".into());
+        scene.second();
+    }
+    scene.idle();
+    scene.postgres.backends[0].query = Some("COMMIT".into());
+    scene.seconds(4);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+#[test]
+fn a_lock_that_outlives_its_takers_transaction_is_carried_by_the_next() {
+    let mut scene = Scene::new(|_| {});
+    scene.in_transaction("0xc");
+    let taker = client(
+        "0xc",
+        "2023-11-14 22:13:19 UTC",
+        "2023-11-14 22:13:20 UTC",
+        0.0,
+    );
+    scene.pooler.clients = Some(vec![taker]);
+    scene.second();
+    assert_eq!(scene.verdict(), Verdict::Owned);
+    scene.in_transaction("0xd");
+    scene.postgres.backends[0].query = Some("UPDATE t SET a = $1".into());
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Carried);
+    scene.idle();
+    scene.postgres.backends[0].query = Some("COMMIT".into());
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
 #[test]
 fn a_reused_pointer_is_another_client() {
     let mut scene = Scene::new(|_| {});

@@ -4,26 +4,39 @@
 //! on another server (`stranded`) look alike in `pg_locks`. What tells them
 //! apart, strongest first:
 //!
-//! 1. The client was seen linked to the server while it held the lock. It is
+//! 1. The client was seen linked to the server while the lock was held. It is
 //!    known by `id` (PgBouncer 1.24+), else by `ptr` and `connect_time`: `ptr`
-//!    alone is reused as soon as a client is gone.
-//! 2. The clients of the same pool whose last request falls into the time in
-//!    which the lock was taken, and who have been quiet since. A client that
-//!    goes on elsewhere is no suspect any more, or the spinning peers of a dead
-//!    client would hide its orphan for as long as they spin. The exception is a
-//!    single client that matches the very statement that took the lock and goes
-//!    on using this very server: it works under its own lock.
+//!    alone is reused as soon as a client is gone. When several clients were
+//!    seen, one after the other, only the one whose statement takes session
+//!    locks counts.
+//! 2. The few clients of the same pool whose last request is the very statement
+//!    that took the lock, as far as time and application name can say, and who
+//!    have been quiet since; or the only one that made a request between the
+//!    two polls in which the lock appeared. A client that goes on elsewhere is
+//!    no suspect any more, or the spinning peers of a dead client would hide
+//!    its orphan for as long as they spin. The exception is a single client
+//!    that matches the statement and goes on using this very server: it works
+//!    under its own lock.
+//! 3. More than [`MAX_SUSPECTS`] quiet clients are no evidence: application
+//!    pools open dozens of connections in the second in which they start, and
+//!    leave them idle for hours.
 //!
 //! When no such client is connected, the lock is orphaned.
 
 use super::pooled::Pooled;
 use crate::sample::{Backend, ClientSocket, ServerSocket, UnixSeconds};
 
-/// PgBouncer prints whole seconds, and its clock is read once per event loop.
-const CLOCK_STEP: f64 = 1.5;
-/// A busy pool may have thousands of clients in one window; past this many
-/// none of them is a useful suspect.
-const MAX_SUSPECTS: usize = 200;
+/// Two times that PgBouncer prints in whole seconds differ by up to one second
+/// more or less than they should; half a second is for what lies between the
+/// readings.
+const STEP: f64 = 1.5;
+/// How far the clocks of pooler, server and ours may be apart, and how long a
+/// request may be on its way.
+const SLACK: f64 = 0.5;
+/// More clients than this, still quiet at the second reading, accuse nobody.
+const MAX_SUSPECTS: usize = 3;
+/// Clients kept for that second reading.
+const MAX_KEPT: usize = 1_000;
 
 /// What is known of the client that left a lock behind.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,10 +44,14 @@ pub enum Leaver {
     /// Nobody was seen with the lock, and clients were not read yet.
     #[default]
     Unseen,
-    /// Was linked while the lock was held.
-    Linked(Identity),
-    /// One of these, all still connected when last read.
-    Suspects(Vec<Suspect>),
+    /// Was linked while the lock was held; `true` when its statement was one
+    /// that takes session locks.
+    Linked(Identity, bool),
+    /// Several clients had the server, one after the other, and none was seen
+    /// to take the lock.
+    Contested,
+    /// One of these, all still connected and quiet when last read.
+    Suspects(Vec<Suspect>, Reading),
     /// Not connected any more.
     Gone,
 }
@@ -58,14 +75,20 @@ pub struct Suspect {
     exact: bool,
 }
 
-/// When and by what statement the lock may have been taken, on our own clock.
+/// When the lock may have been taken, on our own clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TakenWindow {
-    pub from: UnixSeconds,
-    pub to: UnixSeconds,
-    /// The window is that of a statement that takes session locks, not merely
-    /// the time between two polls.
-    pub exact: bool,
+pub enum Taken {
+    /// By the server's last statement, which ran from here to there.
+    Statement(UnixSeconds, UnixSeconds),
+    /// Between two polls.
+    Between(UnixSeconds, UnixSeconds),
+}
+
+/// Which look's clients the suspects were last held against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    at: UnixSeconds,
+    first: bool,
 }
 
 /// Whether the leaver is still connected.
@@ -128,44 +151,79 @@ impl Leaver {
     /// Whether the client that is linked now may be the one that left.
     pub fn may_be(&self, link: &Identity) -> bool {
         match self {
-            Self::Linked(identity) => identity.same(link),
-            Self::Suspects(suspects) => suspects.iter().any(|s| s.identity.same(link)),
-            Self::Unseen | Self::Gone => false,
+            Self::Linked(identity, _) => identity.same(link),
+            Self::Suspects(suspects, _) => suspects.iter().any(|s| s.identity.same(link)),
+            Self::Unseen | Self::Contested | Self::Gone => false,
         }
+    }
+
+    /// A client has the server in a transaction while the lock is held, and the
+    /// lock was never seen left. `false` when the lock outlived the client that
+    /// took it: this is another one.
+    pub fn linked(&mut self, link: Identity, takes_lock: bool) -> bool {
+        match self {
+            Self::Linked(known, took) if known.same(&link) => {
+                *took |= takes_lock;
+                if known.connect_time.is_none() {
+                    *known = link;
+                }
+            }
+            Self::Linked(_, true) if !takes_lock => return false,
+            Self::Linked(..) | Self::Contested if !takes_lock => *self = Self::Contested,
+            _ => *self = Self::Linked(link, takes_lock),
+        }
+        true
     }
 
     /// Looks for the leaver among the pool's clients. `pooled` is the unlinked
     /// server that holds the lock.
-    pub fn presence(&mut self, pooled: &Pooled<'_>, taken: Option<TakenWindow>) -> Presence {
+    pub fn presence(&mut self, pooled: &Pooled<'_>, taken: Option<Taken>) -> Presence {
         let Some(clients) = pooled.clients() else {
             return match self {
                 Self::Gone => Presence::Gone,
                 // The clients will never be read: a lock whose taker was never
                 // seen is then what it looks like.
-                Self::Unseen if pooled.look.report.too_many_clients => Presence::Gone,
+                Self::Unseen | Self::Contested if pooled.look.report.too_many_clients => {
+                    Presence::Gone
+                }
                 _ => Presence::Undecided,
             };
         };
         let clients: Vec<_> = clients.collect();
-        if let Self::Linked(identity) = self
-            && !clients.iter().any(|c| identity.is(c, pooled.server))
-        {
-            *self = Self::Unseen;
-        }
+        let connected = |identity: &Identity| clients.iter().any(|c| identity.is(c, pooled.server));
         match self {
-            Self::Linked(_) => return Presence::Connected,
-            Self::Gone => return Presence::Gone,
-            Self::Unseen => {
+            Self::Linked(identity, _) if connected(identity) => return Presence::Connected,
+            // The one whose statement took it is gone: nobody else is asked.
+            Self::Linked(_, true) => *self = Self::Gone,
+            Self::Linked(..) | Self::Unseen | Self::Contested => {
                 let found = taken.map_or_else(Vec::new, |taken| suspects(pooled, &clients, taken));
-                *self = Self::Suspects(found);
+                let at = pooled.look.at;
+                *self = Self::Suspects(found, Reading { at, first: true });
             }
-            Self::Suspects(suspects) => {
+            Self::Suspects(suspects, reading) if reading.at < pooled.look.at => {
                 let alone = suspects.len() == 1;
                 suspects.retain(|suspect| suspect.stays(&clients, pooled.server, alone));
+                *reading = Reading {
+                    at: pooled.look.at,
+                    first: false,
+                };
             }
+            Self::Suspects(..) | Self::Gone => {}
         }
-        if matches!(self, Self::Suspects(suspects) if suspects.is_empty()) {
-            *self = Self::Gone;
+        self.weigh()
+    }
+}
+
+impl Leaver {
+    fn weigh(&mut self) -> Presence {
+        match self {
+            Self::Suspects(suspects, reading) if reading.first && suspects.len() > MAX_SUSPECTS => {
+                return Presence::Undecided;
+            }
+            Self::Suspects(suspects, _) if !(1..=MAX_SUSPECTS).contains(&suspects.len()) => {
+                *self = Self::Gone;
+            }
+            _ => {}
         }
         match self {
             Self::Gone => Presence::Gone,
@@ -187,29 +245,53 @@ impl Suspect {
 /// Whether the server's last answer may be to the client's last request.
 fn in_step(client: &ClientSocket, server: &ServerSocket) -> bool {
     match (client.request_age, server.request_age) {
-        (Some(client), Some(server)) => (client - server).abs() <= CLOCK_STEP,
+        (Some(client), Some(server)) => (client - server).abs() <= STEP,
         _ => false,
     }
 }
 
-fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: TakenWindow) -> Vec<Suspect> {
-    let inside = clients.iter().filter(|client| {
-        let Some(age) = client.request_age else {
-            return false;
-        };
-        let requested = pooled.look.at - age;
-        requested >= taken.from - CLOCK_STEP
-            && requested <= taken.to + CLOCK_STEP
-            && (!taken.exact || same_application(client, pooled.server))
-    });
-    inside
-        .take(MAX_SUSPECTS)
+fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: Taken) -> Vec<Suspect> {
+    let (exact, limit) = match taken {
+        Taken::Statement(..) => (true, MAX_KEPT),
+        Taken::Between(..) => (false, 1),
+    };
+    let found: Vec<_> = clients
+        .iter()
+        // Who has another server made its last request there.
+        .filter(|client| client.link.is_empty())
+        .filter(|client| taken.covers(pooled.look.at, client))
+        .filter(|client| !exact || same_application(client, pooled.server))
         .map(|client| Suspect {
             identity: Identity::of_client(client),
             request_time: client.request_time.clone(),
-            exact: taken.exact,
+            exact,
         })
-        .collect()
+        .take(limit + 1)
+        .collect();
+    if found.len() > limit {
+        Vec::new()
+    } else {
+        found
+    }
+}
+
+impl Taken {
+    /// Whether the client's last request may have been the one. `at` is when
+    /// the clients were read.
+    fn covers(self, at: UnixSeconds, client: &ClientSocket) -> bool {
+        let Some(age) = client.request_age else {
+            return false;
+        };
+        // Both times were cut to whole seconds, so the difference is of those.
+        let from = at.floor() - age - SLACK;
+        let to = at.floor() - age + 1.0 + SLACK;
+        let inside = |t: UnixSeconds| t >= from && t <= to;
+        match self {
+            // The extended protocol ends with a message of the client.
+            Self::Statement(began, ended) => inside(began) || inside(ended),
+            Self::Between(before, after) => to >= before && from <= after,
+        }
+    }
 }
 
 /// SHOW SERVERS keeps the last client's application name after unlink.

@@ -4,7 +4,7 @@
 //! accuses is only given when two pairs of polls running agree, each newer than
 //! the one before. `owned` and `prepared` accuse nobody and are given at once.
 
-use super::leaver::{Leaver, Presence, TakenWindow, takes_session_lock};
+use super::leaver::{Leaver, Presence, Taken, takes_session_lock};
 use super::pooled::{Match, Pooled};
 use super::view::Verdict;
 use crate::engine::locks::leaver::Identity;
@@ -141,19 +141,7 @@ impl Tracked {
         self.notice_retaking(holder);
         let linked = !pooled.server.link.is_empty();
         match (linked, holder.is_idle()) {
-            (true, idle) => {
-                let link = Identity::of_link(pooled);
-                if self.left && !self.leaver.may_be(&link) {
-                    return Judgement::Verdict(
-                        Verdict::Carried,
-                        "was left on this server, which now serves another client".into(),
-                    );
-                }
-                if !idle && !self.left {
-                    self.leaver = Leaver::Linked(link);
-                }
-                owned("the pooler links the holder to a client")
-            }
+            (true, idle) => self.judge_linked(holder, Identity::of_link(pooled), idle),
             (false, false) => {
                 Judgement::Undecided("the pooler was read between two transactions".into())
             }
@@ -164,9 +152,24 @@ impl Tracked {
         }
     }
 
+    fn judge_linked(&mut self, holder: Holder<'_>, link: Identity, idle: bool) -> Judgement {
+        let takes_lock = takes_session_lock(holder.backend);
+        if !self.left && !idle && !self.leaver.linked(link.clone(), takes_lock) {
+            self.left = true;
+        }
+        if self.left && !self.leaver.may_be(&link) {
+            return Judgement::Verdict(
+                Verdict::Carried,
+                "was left on this server, which now serves another client".into(),
+            );
+        }
+        let why = "the pooler links the holder to a client";
+        Judgement::Verdict(Verdict::Owned, why.into())
+    }
+
     fn judge_left(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>, mode: &str) -> Judgement {
         self.left = true;
-        let taken = self.taken_window(holder);
+        let taken = self.taken(holder);
         match self.leaver.presence(pooled, taken) {
             Presence::Connected => Judgement::Verdict(
                 Verdict::Stranded,
@@ -226,23 +229,16 @@ impl Tracked {
     /// When the lock may have been taken. The last statement says it exactly
     /// when it is one that takes locks; else it was between two polls; else,
     /// when the lock was there before we were, the last statement must do.
-    fn taken_window(&self, holder: Holder<'_>) -> Option<TakenWindow> {
-        let exact = takes_session_lock(holder.backend);
-        let statement = || {
-            let from = holder.own_clock(holder.backend.query_start)?;
-            let to = holder.own_clock(holder.backend.state_change)?;
-            Some(TakenWindow { from, to, exact })
-        };
-        let polls = self.absent_at.map(|from| TakenWindow {
-            from,
-            to: self.first_seen,
-            exact: false,
-        });
-        if exact {
-            statement().or(polls)
-        } else {
-            polls.or_else(statement)
+    fn taken(&self, holder: Holder<'_>) -> Option<Taken> {
+        let began = holder.own_clock(holder.backend.query_start);
+        let ended = holder.own_clock(holder.backend.state_change);
+        let statement = began.zip(ended);
+        let polls = self.absent_at.map(|before| (before, self.first_seen));
+        if takes_session_lock(holder.backend) {
+            return statement.map(|(began, ended)| Taken::Statement(began, ended));
         }
+        let (from, to) = polls.or(statement)?;
+        Some(Taken::Between(from, to))
     }
 
     /// Takes in a judgement and says what may be told.
