@@ -129,6 +129,7 @@ fn holder() -> Backend {
         backend_start: Some(START - 600.0),
         database: Some("app".into()),
         user: Some("app".into()),
+        application: Some("gateway".into()),
         client: Some("10.1.0.2".into()),
         client_port: Some(52_352),
         state: Some("idle".into()),
@@ -318,6 +319,15 @@ fn a_single_spinning_peer_does_not_hide_an_orphan() {
     assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 
+/// The pooler is read after the server: it may already have served another.
+#[test]
+fn a_bystander_served_between_the_two_reads_does_not_hide_an_orphan() {
+    let mut scene = Scene::new(|_| {});
+    scene.pooler.servers[0].application_name = Some("bystander".into());
+    works_on(&mut scene, "bystander", |_| 0.0);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
 #[test]
 fn a_single_bystander_on_the_same_server_does_not_hide_an_orphan() {
     let mut scene = Scene::new(|_| {});
@@ -342,16 +352,39 @@ fn busy_bystanders_do_not_hide_an_orphan() {
 
 /// Application pools open many connections at start and leave them idle.
 #[test]
-fn a_crowd_of_idle_connections_does_not_hide_an_orphan() {
+fn a_crowd_of_idle_connections_does_not_hide_an_orphan_for_long() {
     let mut scene = Scene::new(|_| {});
-    for n in 0..6 {
+    for n in 0..25 {
         let idle = (0..10).map(|i| {
             let time = "2023-11-14 22:13:20 UTC";
             client(&format!("0xf{i}"), time, time, 1.0 + f64::from(n))
         });
         scene.pooler.clients = Some(idle.collect());
         scene.second();
+        if n == 10 {
+            assert_eq!(scene.verdict(), Verdict::Stranded);
+        }
     }
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+/// The server is used by others after its lock was taken, so the statement that
+/// took it is not seen, but its client sits there, quiet.
+#[test]
+fn a_quiet_client_behind_a_busy_bystander_is_not_gone() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].query = Some("SELECT $1".into());
+    for n in 0..12 {
+        let at = |second| format!("2023-11-14 22:13:{second:02} UTC");
+        let quiet = client("0xc", &at(19), &at(20), 1.0 + f64::from(n));
+        let busy = client("0xb", &at(10), &at(21 + n), 0.0);
+        scene.pooler.clients = Some(vec![quiet, busy]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(2);
     assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 

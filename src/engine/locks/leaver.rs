@@ -9,17 +9,17 @@
 //!    alone is reused as soon as a client is gone. When several clients were
 //!    seen, one after the other, only the one whose statement takes session
 //!    locks counts.
-//! 2. The few clients of the same pool whose last request is the very statement
-//!    that took the lock, as far as time and application name can say, and who
-//!    have been quiet since; or the only one that made a request between the
-//!    two polls in which the lock appeared. A client that goes on elsewhere is
-//!    no suspect any more, or the spinning peers of a dead client would hide
-//!    its orphan for as long as they spin. The exception is a single client
-//!    that matches the statement and goes on using this very server: it works
-//!    under its own lock.
-//! 3. More than [`MAX_SUSPECTS`] quiet clients are no evidence: application
-//!    pools open dozens of connections in the second in which they start, and
-//!    leave them idle for hours.
+//! 2. Clients of the same pool that have been quiet since the lock was taken,
+//!    and whose last request is the very statement that took it, as far as time
+//!    and application name can say. A client that goes on elsewhere is no
+//!    suspect any more, or the spinning peers of a dead client would hide its
+//!    orphan for as long as they spin; only a single one that goes on using this
+//!    very server is taken to work under its own lock.
+//! 3. Where other statements have run on the server since: all clients that
+//!    made their last request between the two polls in which the lock appeared.
+//!    That is weak. It holds for [`WEAK_SECONDS`], and so does a crowd of more
+//!    than [`MAX_SUSPECTS`]: application pools open dozens of connections in
+//!    the second in which they start, and leave them idle for hours.
 //!
 //! When no such client is connected, the lock is orphaned.
 
@@ -33,9 +33,12 @@ const STEP: f64 = 1.5;
 /// How far the clocks of pooler, server and ours may be apart, and how long a
 /// request may be on its way.
 const SLACK: f64 = 0.5;
-/// More clients than this, still quiet at the second reading, accuse nobody.
+/// More quiet clients than this accuse nobody for long.
 const MAX_SUSPECTS: usize = 3;
-/// Clients kept for that second reading.
+/// How long weak evidence that the leaver is still there holds back the word
+/// that nobody has the lock. Longer than the pauses of a client that spins.
+const WEAK_SECONDS: f64 = 15.0;
+/// Clients kept as suspects. A crowd only has to outlast its own quiet.
 const MAX_KEPT: usize = 1_000;
 
 /// What is known of the client that left a lock behind.
@@ -77,18 +80,25 @@ pub struct Suspect {
 
 /// When the lock may have been taken, on our own clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Taken {
-    /// By the server's last statement, which ran from here to there.
-    Statement(UnixSeconds, UnixSeconds),
+pub enum Taken<'a> {
+    /// By the server's last statement.
+    Statement {
+        began: UnixSeconds,
+        ended: UnixSeconds,
+        /// The backend's application name, read together with the statement:
+        /// PgBouncer sets it to that of the client it serves. SHOW SERVERS has
+        /// it too, but is read later, when another client may have been served.
+        application: Option<&'a str>,
+    },
     /// Between two polls.
     Between(UnixSeconds, UnixSeconds),
 }
 
-/// Which look's clients the suspects were last held against.
+/// The looks whose clients the suspects were held against.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
-    at: UnixSeconds,
-    first: bool,
+    first: UnixSeconds,
+    last: UnixSeconds,
 }
 
 /// Whether the leaver is still connected.
@@ -177,7 +187,7 @@ impl Leaver {
 
     /// Looks for the leaver among the pool's clients. `pooled` is the unlinked
     /// server that holds the lock.
-    pub fn presence(&mut self, pooled: &Pooled<'_>, taken: Option<Taken>) -> Presence {
+    pub fn presence(&mut self, pooled: &Pooled<'_>, taken: Option<Taken<'_>>) -> Presence {
         let Some(clients) = pooled.clients() else {
             return match self {
                 Self::Gone => Presence::Gone,
@@ -197,16 +207,13 @@ impl Leaver {
             Self::Linked(_, true) => *self = Self::Gone,
             Self::Linked(..) | Self::Unseen | Self::Contested => {
                 let found = taken.map_or_else(Vec::new, |taken| suspects(pooled, &clients, taken));
-                let at = pooled.look.at;
-                *self = Self::Suspects(found, Reading { at, first: true });
+                let (first, last) = (pooled.look.at, pooled.look.at);
+                *self = Self::Suspects(found, Reading { first, last });
             }
-            Self::Suspects(suspects, reading) if reading.at < pooled.look.at => {
+            Self::Suspects(suspects, reading) if reading.last < pooled.look.at => {
                 let alone = suspects.len() == 1;
                 suspects.retain(|suspect| suspect.stays(&clients, pooled.server, alone));
-                *reading = Reading {
-                    at: pooled.look.at,
-                    first: false,
-                };
+                reading.last = pooled.look.at;
             }
             Self::Suspects(..) | Self::Gone => {}
         }
@@ -215,15 +222,14 @@ impl Leaver {
 }
 
 impl Leaver {
+    /// Drops suspicions that are empty or too old for what they rest on.
     fn weigh(&mut self) -> Presence {
-        match self {
-            Self::Suspects(suspects, reading) if reading.first && suspects.len() > MAX_SUSPECTS => {
-                return Presence::Undecided;
-            }
-            Self::Suspects(suspects, _) if !(1..=MAX_SUSPECTS).contains(&suspects.len()) => {
+        if let Self::Suspects(suspects, reading) = self {
+            let strong = suspects.len() <= MAX_SUSPECTS && suspects.iter().all(|s| s.exact);
+            let old = reading.last - reading.first >= WEAK_SECONDS;
+            if suspects.is_empty() || (old && !strong) {
                 *self = Self::Gone;
             }
-            _ => {}
         }
         match self {
             Self::Gone => Presence::Gone,
@@ -250,32 +256,23 @@ fn in_step(client: &ClientSocket, server: &ServerSocket) -> bool {
     }
 }
 
-fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: Taken) -> Vec<Suspect> {
-    let (exact, limit) = match taken {
-        Taken::Statement(..) => (true, MAX_KEPT),
-        Taken::Between(..) => (false, 1),
-    };
-    let found: Vec<_> = clients
+fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: Taken<'_>) -> Vec<Suspect> {
+    let exact = matches!(taken, Taken::Statement { .. });
+    clients
         .iter()
         // Who has another server made its last request there.
         .filter(|client| client.link.is_empty())
         .filter(|client| taken.covers(pooled.look.at, client))
-        .filter(|client| !exact || same_application(client, pooled.server))
         .map(|client| Suspect {
             identity: Identity::of_client(client),
             request_time: client.request_time.clone(),
             exact,
         })
-        .take(limit + 1)
-        .collect();
-    if found.len() > limit {
-        Vec::new()
-    } else {
-        found
-    }
+        .take(MAX_KEPT)
+        .collect()
 }
 
-impl Taken {
+impl Taken<'_> {
     /// Whether the client's last request may have been the one. `at` is when
     /// the clients were read.
     fn covers(self, at: UnixSeconds, client: &ClientSocket) -> bool {
@@ -288,20 +285,24 @@ impl Taken {
         let inside = |t: UnixSeconds| t >= from && t <= to;
         match self {
             // The extended protocol ends with a message of the client.
-            Self::Statement(began, ended) => inside(began) || inside(ended),
+            Self::Statement {
+                began,
+                ended,
+                application,
+            } => same_application(client, application) && (inside(began) || inside(ended)),
             Self::Between(before, after) => to >= before && from <= after,
         }
     }
 }
 
-/// SHOW SERVERS keeps the last client's application name after unlink.
-fn same_application(client: &ClientSocket, server: &ServerSocket) -> bool {
-    match (&client.application_name, &server.application_name) {
-        (Some(client), Some(server)) if !client.is_empty() && !server.is_empty() => {
-            client == server
-        }
-        _ => true,
-    }
+/// Names that are not set, or not shown (before 1.18), tell nothing.
+fn same_application(client: &ClientSocket, application: Option<&str>) -> bool {
+    let own = client
+        .application_name
+        .as_deref()
+        .filter(|name| !name.is_empty());
+    let other = application.filter(|name| !name.is_empty());
+    own.zip(other).is_none_or(|(own, other)| own == other)
 }
 
 /// Whether the backend's last statement is one that takes a session-level

@@ -229,13 +229,18 @@ impl Tracked {
     /// When the lock may have been taken. The last statement says it exactly
     /// when it is one that takes locks; else it was between two polls; else,
     /// when the lock was there before we were, the last statement must do.
-    fn taken(&self, holder: Holder<'_>) -> Option<Taken> {
+    fn taken<'a>(&self, holder: Holder<'a>) -> Option<Taken<'a>> {
         let began = holder.own_clock(holder.backend.query_start);
         let ended = holder.own_clock(holder.backend.state_change);
         let statement = began.zip(ended);
         let polls = self.absent_at.map(|before| (before, self.first_seen));
         if takes_session_lock(holder.backend) {
-            return statement.map(|(began, ended)| Taken::Statement(began, ended));
+            let application = holder.backend.application.as_deref();
+            return statement.map(|(began, ended)| Taken::Statement {
+                began,
+                ended,
+                application,
+            });
         }
         let (from, to) = polls.or(statement)?;
         Some(Taken::Between(from, to))
