@@ -25,6 +25,7 @@ use crate::observe::health::Health;
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
 use crate::observe::poll::{Pace, Poller};
 use crate::observe::postgres::PostgresSource;
+use crate::observe::supervise::supervise;
 use crate::sample::Sample;
 
 /// Samples on their way to the engine. Sixty sources at one a second fill it in
@@ -36,14 +37,19 @@ const EFFECT_QUEUE: usize = 256;
 /// off faster than it grows.
 const BATCH: usize = 64;
 
-/// Why the daemon could not start.
+/// Why the daemon could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
-    #[error("cannot listen on {address}: {source}; choose another address under [server] listen")]
+    #[error("cannot listen on {address}: {cause}; choose another address under [server] listen")]
     Listen {
         address: SocketAddr,
-        source: std::io::Error,
+        // In the sentence already: not `source`, or it is told twice.
+        cause: std::io::Error,
     },
+    #[error(
+        "the {0} ended by a fault of snowpit's own; start it again, and report what is logged above"
+    )]
+    Ended(&'static str),
 }
 
 /// A daemon at work.
@@ -106,7 +112,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
 async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
     TcpListener::bind(address)
         .await
-        .map_err(|source| DaemonError::Listen { address, source })
+        .map_err(|cause| DaemonError::Listen { address, cause })
 }
 
 fn start_pollers(
@@ -119,21 +125,29 @@ fn start_pollers(
     let tasks = TaskTracker::new();
     for postgres in &config.postgres {
         let pace = Pace::new(postgres.interval, postgres.connection.connect_timeout);
-        let poller = Poller::new(PostgresSource::new(postgres), pace, samples.clone(), health);
-        tasks.spawn(poller.run(stop.clone()));
+        let (postgres, samples, health) = (postgres.clone(), samples.clone(), health.clone());
+        let start = move || {
+            let source = PostgresSource::new(&postgres);
+            Poller::new(source, pace, samples.clone(), &health)
+        };
+        tasks.spawn(supervise(start, stop.clone()));
     }
     for pgbouncer in &config.pgbouncer {
         let pace = Pace::new(pgbouncer.interval, pgbouncer.connection.connect_timeout);
-        let source = PgbouncerSource::new(pgbouncer, clients_wanted.clone());
         let wake = Arc::new(Notify::new());
-        let poller = Poller::new(source, pace, samples.clone(), health).wake_by(Arc::clone(&wake));
-        tasks.spawn(poller.run(stop.clone()));
         // Ends with the engine's task, which holds the other end.
         tokio::spawn(wake_when_wanted(
             pgbouncer.name.clone(),
             clients_wanted.clone(),
-            wake,
+            Arc::clone(&wake),
         ));
+        let (pgbouncer, samples, health) = (pgbouncer.clone(), samples.clone(), health.clone());
+        let wanted = clients_wanted.clone();
+        let start = move || {
+            let source = PgbouncerSource::new(&pgbouncer, wanted.clone());
+            Poller::new(source, pace, samples.clone(), &health).wake_by(Arc::clone(&wake))
+        };
+        tasks.spawn(supervise(start, stop.clone()));
     }
     tasks.close();
     tasks
@@ -199,6 +213,17 @@ impl RunningDaemon {
         self.effects.subscribe()
     }
 
+    /// Comes back only when a room without which nothing is true any more has
+    /// ended by itself: stale numbers that look alive are worse than none.
+    /// (A poller that panics is started again, see [`supervise`].)
+    pub async fn failed(&mut self) -> DaemonError {
+        let room = tokio::select! {
+            _ = &mut self.engine => "engine",
+            _ = &mut self.web => "HTTP listener",
+        };
+        DaemonError::Ended(room)
+    }
+
     /// Stops in the order of the data and waits, at most `grace` for each room.
     pub async fn shutdown(self, grace: Duration) {
         self.pollers.cancel();
@@ -209,12 +234,40 @@ impl RunningDaemon {
             tracing::warn!("pollers did not stop in time");
         }
         // The pollers held the only senders: the engine ends when it has read all.
-        if tokio::time::timeout(grace, self.engine).await.is_err() {
+        if !ended_within(grace, self.engine).await {
             tracing::warn!("the engine did not stop in time");
         }
         self.listener.cancel();
-        if tokio::time::timeout(grace, self.web).await.is_err() {
+        if !ended_within(grace, self.web).await {
             tracing::warn!("open HTTP connections were cut");
         }
+    }
+}
+
+/// Whether a task is over in time. One that [`RunningDaemon::failed`] has seen
+/// end may not be waited for again.
+async fn ended_within(grace: Duration, task: JoinHandle<()>) -> bool {
+    task.is_finished() || tokio::time::timeout(grace, task).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_engine_is_the_end_of_the_daemon() {
+        let text = "[server]\nlisten = \"127.0.0.1:0\"\n[[postgres]]\nname = \"main\"\n\
+                    dsn = \"postgresql://snowpit@127.0.0.1:1/postgres\"\n";
+        let config = Config::parse(text, "the test", |_| None).unwrap();
+        let mut running = start(config).await.unwrap();
+        let limit = Duration::from_secs(5);
+        let quiet = tokio::time::timeout(Duration::from_millis(200), running.failed()).await;
+        assert!(quiet.is_err(), "all is well: {quiet:?}");
+        running.engine.abort();
+        let failure = tokio::time::timeout(limit, running.failed()).await.unwrap();
+        assert!(matches!(failure, DaemonError::Ended("engine")));
+        tokio::time::timeout(limit, running.shutdown(limit))
+            .await
+            .unwrap();
     }
 }

@@ -2,7 +2,7 @@
 //! source that does not answer.
 
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -143,4 +143,67 @@ async fn a_wrong_configuration_is_status_two_and_a_dead_server_status_one() {
         .filter(|line| line.starts_with("postgres main: "));
     assert_eq!(complaints.count(), 1, "{said}");
     assert!(dead.stdout.is_empty());
+}
+
+#[tokio::test]
+async fn a_source_that_says_nothing_is_waited_for_once() {
+    let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("snowpit.toml");
+    let text = format!(
+        "[[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\
+         [[postgres]]\nname = \"mute\"\n\
+         dsn = \"postgresql://nobody@{}/postgres?connect_timeout=2\"\n",
+        postgres.dsn("postgres", "postgres"),
+        mute.local_addr().unwrap(),
+    );
+    std::fs::write(&file, text).unwrap();
+    let output = locks(&["--config", &file.display().to_string()]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
+    let said = text_of(&output);
+    assert!(said.contains("Target main"), "{said}");
+    assert!(
+        said.contains("mute: ") && said.contains("did not answer within 2 s"),
+        "{said}"
+    );
+
+    // What has been accepted by the kernel is all there.
+    let mut connections = 0;
+    while let Ok(accepted) = tokio::time::timeout(Duration::from_millis(200), mute.accept()).await {
+        accepted.unwrap();
+        connections += 1;
+    }
+    assert_eq!(connections, 1, "asked in both looks");
+    postgres.stop().await;
+}
+
+fn text_of(output: &Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_makes_no_panic() {
+    for arguments in [
+        ["demo", "--scenario", "list"],
+        ["locks", "--dsn", "postgresql://nobody@127.0.0.1:1/postgres"],
+        ["check", "--config", "config.example.toml"],
+        ["run", "--config", "/nowhere/snowpit.toml"],
+    ] {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_snowpit"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop((program.stdout.take(), program.stderr.take()));
+        let status = program.wait().await.unwrap().code();
+        // 101 is that of a panic, no code that of a signal.
+        let expected = match arguments[0] {
+            "demo" => 0,
+            "run" => 2,
+            _ => 1,
+        };
+        assert_eq!(status, Some(expected), "{arguments:?}");
+    }
 }

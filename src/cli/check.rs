@@ -8,7 +8,6 @@ mod pgbouncer;
 mod postgres;
 mod render;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -122,7 +121,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = match load(args.config) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            super::complain(errors);
             return Ok(ExitCode::from(2));
         }
     };
@@ -136,7 +135,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         report.to_text()
     };
-    std::io::stdout().lock().write_all(text.as_bytes())?;
+    super::print(&text)?;
     Ok(ExitCode::from(report.exit_status()))
 }
 

@@ -48,13 +48,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = match demo::run(&scenarios, args.json).await {
         Ok(report) => report,
         Err(error @ DemoError::Interrupted) => {
-            eprintln!("snowpit: {error}");
+            super::complain(format_args!("snowpit: {error}"));
             return Ok(ExitCode::from(INTERRUPTED));
         }
         Err(error) => return Err(error.into()),
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     }
     Ok(if report.passed {
         ExitCode::SUCCESS
@@ -74,11 +74,12 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
                 })
             })
             .collect();
-        println!("{}", serde_json::to_string_pretty(&scenarios)?);
+        super::print(&format!("{}\n", serde_json::to_string_pretty(&scenarios)?))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for scenario in Scenario::ALL {
-        println!("{:<10} {}", scenario.name(), scenario.description());
-    }
+    let lines = Scenario::ALL
+        .iter()
+        .map(|scenario| format!("{:<10} {}\n", scenario.name(), scenario.description()));
+    super::print(&lines.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@
 mod render;
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use anyhow::Context;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::complain;
 use crate::config::{Config, ConfigErrors};
 use crate::engine::locks::{LockView, Verdict};
 use crate::engine::{Engine, Snapshot};
@@ -22,7 +23,7 @@ use crate::observe::pgbouncer::PgbouncerSource;
 use crate::observe::poll::unix_now;
 use crate::observe::postgres::PostgresSource;
 use crate::observe::{PollError, Source};
-use crate::sample::{Sample, UnixSeconds};
+use crate::sample::{FailureReason, Sample, UnixSeconds};
 
 /// The fewest looks that a verdict needs.
 const MIN_LOOKS: usize = 2;
@@ -78,35 +79,35 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = match load(&args) {
         Ok(config) => config,
         Err(errors) => {
-            eprint!("{errors}");
+            complain(errors);
             return Ok(ExitCode::from(2));
         }
     };
     for warning in &config.warnings {
-        eprintln!("warning: {warning}");
+        complain(format_args!("warning: {warning}"));
     }
     if config.pgbouncer.is_empty() {
-        eprintln!(
+        complain(
             "note: no pooler is configured, so that a lock left on a pooled session cannot be told \
-             from an owned one; [[pgbouncer]] in a configuration file names them"
+             from an owned one; [[pgbouncer]] in a configuration file names them",
         );
     }
     let snapshot = Look::new(&config).take().await;
     let views = views(&snapshot);
-    let mut out = std::io::stdout().lock();
-    if args.json {
+    let text = if args.json {
         let document = Document {
             at: snapshot.at,
             targets: views.clone(),
         };
-        serde_json::to_writer_pretty(&mut out, &document).context("could not write the JSON")?;
-        writeln!(out)?;
+        serde_json::to_string_pretty(&document).context("could not write the JSON")? + "\n"
     } else {
         let columns = columns();
-        for view in &views {
-            writeln!(out, "{}", render::target(view, columns))?;
-        }
-    }
+        let targets = views
+            .iter()
+            .map(|view| render::target(view, columns) + "\n");
+        targets.collect()
+    };
+    super::print(&text)?;
     let bad = views.is_empty() || views.iter().any(|view| needs_attention(view));
     Ok(ExitCode::from(u8::from(bad)))
 }
@@ -196,7 +197,7 @@ impl Look {
             if let Some(error) = polled.error
                 && self.reported.insert((polled.kind, polled.name.clone()))
             {
-                eprintln!("{} {}: {error}", polled.kind, polled.name);
+                complain(format_args!("{} {}: {error}", polled.kind, polled.name));
             }
             self.engine.apply(polled.sample);
         }
@@ -210,6 +211,16 @@ struct Polled {
     error: Option<PollError>,
 }
 
+impl Polled {
+    /// It used up its time: asked again it would hold up the looks at all the
+    /// others for as long.
+    fn is_silent(&self) -> bool {
+        let reason = self.error.as_ref().map(|error| error.reason);
+        reason == Some(FailureReason::Timeout)
+    }
+}
+
+/// A source that says nothing is not asked again.
 async fn poll_all<S: Source>(sources: &mut Vec<S>) -> Vec<Polled> {
     let mut running = tokio::task::JoinSet::new();
     for (position, source) in sources.drain(..).enumerate() {
@@ -220,7 +231,9 @@ async fn poll_all<S: Source>(sources: &mut Vec<S>) -> Vec<Polled> {
     answers
         .into_iter()
         .map(|(_, source, polled)| {
-            sources.push(source);
+            if !polled.is_silent() {
+                sources.push(source);
+            }
             polled
         })
         .collect()

@@ -5,6 +5,8 @@ pub mod demo;
 pub mod locks;
 pub mod run;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -64,20 +66,38 @@ pub async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("snowpit: {error:#}");
+        complain(format_args!("snowpit: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// Writes results to stdout. A reader that has seen enough, as `head` has, is
+/// no error.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Says something on stderr. When nobody can read it there is nobody to tell,
+/// which is no reason to panic as `eprintln!` does.
+pub fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 fn start_logging(format: LogFormat, usual: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        // It would tell of them on the stream that just failed, and panic there.
+        .log_internal_errors(false)
+        .with_writer(io::stderr);
     match format {
         LogFormat::Text => {
-            let colour = std::io::IsTerminal::is_terminal(&std::io::stderr())
-                && std::env::var_os("NO_COLOR").is_none();
+            let colour = io::IsTerminal::is_terminal(&io::stderr())
+                && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             log.with_ansi(colour).with_target(false).init();
         }
         LogFormat::Json => log.json().init(),

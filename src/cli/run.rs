@@ -29,7 +29,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = match found.and_then(|path| Config::load(&path, env)) {
         Ok(config) => config,
         Err(errors) => {
-            eprintln!("{errors}");
+            super::complain(errors);
             return Ok(ExitCode::from(2));
         }
     };
@@ -38,15 +38,19 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let running = daemon::start(config).await?;
+    let mut running = daemon::start(config).await?;
     tracing::info!(address = %running.address(), "listening");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = running.failed() => Some(failure),
+    };
     tracing::info!("stopping");
     running.shutdown(GRACE).await;
-    Ok(ExitCode::SUCCESS)
+    match failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some(failure) => Err(failure.into()),
+    }
 }
 
 fn env(name: &str) -> Option<String> {

@@ -7,6 +7,7 @@ pub mod pgbouncer;
 pub mod poll;
 pub mod postgres;
 pub mod sql;
+pub mod supervise;
 pub mod tls;
 
 use std::future::Future;

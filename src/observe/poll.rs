@@ -99,6 +99,20 @@ impl<S: Source> Poller<S> {
         }
     }
 
+    /// Accounts for a look that ended in a panic, as for any other failure.
+    pub(super) fn crashed(&mut self) {
+        let at = unix_now();
+        let error = PollError::new(
+            FailureReason::Other,
+            "the poller met a fault of snowpit's own and is started again; report what is logged above",
+        );
+        self.health.failed(at, Duration::ZERO, &error);
+        let report = self.source.failure(error.reason);
+        if self.samples.try_send(Sample { t: at, report }).is_err() {
+            self.health.dropped(at, "queue_full");
+        }
+    }
+
     /// One look, accounted for and handed on.
     async fn look(&mut self, began: Instant) -> Outcome {
         let at = unix_now();
@@ -136,7 +150,7 @@ impl<S: Source> Poller<S> {
     /// Sleeps until `pause` after `began`, or until woken. A look that took
     /// longer than the pause is followed at once by the next: ticks are
     /// delayed, never made up for.
-    async fn rest(&self, began: Instant, pause: Duration) {
+    async fn rest(&mut self, began: Instant, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep_until(began + pause) => {}
             () = self.wake.notified() => {
