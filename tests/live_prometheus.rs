@@ -152,7 +152,7 @@ async fn an_orphan_fires_in_prometheus_and_resolves_after_reconnect() {
 
     let freed = tokio::time::Instant::now();
     pooler.console("RECONNECT app").await.unwrap();
-    wait_for("the alert resolves", Duration::from_secs(30), async || {
+    wait_for("the alert resolves", Duration::from_secs(60), async || {
         let alerts = alerts(&prometheus).await;
         find(&alerts, "SnowpitOrphanedAdvisoryLock")
             .is_none()
