@@ -7,8 +7,8 @@ use snowpit::engine::locks::{AdvisoryLock, Verdict};
 use snowpit::engine::settings::{NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
-    Backend, ClientSocket, Lock, PgbouncerReport, Pool, PostgresReport, PreparedTransaction,
-    Report, Sample, ServerSocket,
+    Backend, ClientSocket, Lock, LockCount, PgbouncerReport, Pool, PostgresReport,
+    PreparedTransaction, Report, Sample, ServerSocket,
 };
 
 const KEY: i64 = 42;
@@ -647,4 +647,128 @@ fn clients_are_asked_for_while_a_verdict_needs_them() {
         scene.engine.snapshot().clients_wanted.is_empty(),
         "the verdict stands; a large pooler is left in peace"
     );
+}
+
+#[test]
+fn a_lock_table_that_was_cut_resolves_nothing() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Opened), 1);
+    let whole = std::mem::take(&mut scene.postgres.locks);
+    scene.postgres.truncated = true;
+    scene.seconds(10);
+    assert_eq!(scene.told(Event::Resolved), 0, "nobody saw that it is gone");
+    scene.postgres.locks = whole;
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Opened), 1, "it is the same lock");
+    // Only the sessions were cut: the counts say that no advisory lock is held.
+    scene.postgres.locks.clear();
+    scene.postgres.lock_counts = vec![LockCount {
+        locktype: "relation".into(),
+        mode: "AccessShareLock".into(),
+        granted: true,
+        count: 7,
+    }];
+    scene.seconds(2);
+    assert_eq!(scene.told(Event::Resolved), 1);
+}
+
+#[test]
+fn a_clock_that_is_set_back_hides_no_orphan() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    scene.t -= 3_600.0;
+    scene.postgres.locks.clear();
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Resolved), 1);
+
+    let mut scene = Scene::new(|_| {});
+    scene.second();
+    scene.t -= 3_600.0;
+    scene.seconds(4);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    assert_eq!(scene.told(Event::Opened), 1);
+}
+
+#[test]
+fn a_privilege_that_is_lost_resolves_nothing() {
+    let mut scene = Scene::new(|_| {});
+    scene.seconds(3);
+    let seen = scene.postgres.backends[0].clone();
+    scene.postgres.backends[0] = Backend {
+        pid: PID,
+        query: Some("<insufficient privilege>".into()),
+        ..Backend::default()
+    };
+    scene.seconds(10);
+    assert_eq!(scene.told(Event::Resolved), 0);
+    scene.postgres.backends[0] = seen;
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Opened), 1);
+}
+
+#[test]
+fn the_taker_is_found_among_hundreds_of_busy_clients() {
+    let mut scene = Scene::new(|_| {});
+    for n in 0..8 {
+        let request = format!("2023-11-14 22:13:{:02} UTC", 21 + n);
+        let mut clients: Vec<_> = (0..500)
+            .map(|i| client(&format!("0xf{i}"), "2023-11-14 22:13:19 UTC", &request, 0.0))
+            .collect();
+        let quiet = "2023-11-14 22:13:20 UTC";
+        clients.push(client("0xc", quiet, quiet, 1.0 + f64::from(n)));
+        scene.pooler.clients = Some(clients);
+        scene.second();
+        eprintln!("{n} {:?} {}", scene.verdict(), scene.view().reason);
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_client_list_that_was_cut_accuses_nobody() {
+    let mut scene = Scene::new(|_| {});
+    scene.pooler.truncated = true;
+    scene.seconds(10);
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+    assert!(scene.events.is_empty());
+}
+
+#[test]
+fn a_server_list_that_was_cut_makes_nobody_an_owner() {
+    let mut scene = Scene::new(|_| {});
+    scene.pooler.truncated = true;
+    scene.pooler.servers.clear();
+    scene.seconds(10);
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+}
+
+#[test]
+fn a_database_whose_name_is_learnt_late_has_the_same_lock() {
+    let mut scene = Scene::new(|_| {});
+    let rename = |scene: &mut Scene, name: &str| {
+        scene.postgres.locks[0].database = Some(name.into());
+        scene.postgres.backends[0].database = Some(name.into());
+    };
+    // Behind NAT, where the ports say nothing.
+    scene.postgres.backends[0].client_port = Some(1);
+    rename(&mut scene, "16385");
+    scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+    rename(&mut scene, "app");
+    scene.seconds(3);
+    assert_eq!(scene.told(Event::Opened), 1);
+    assert_eq!(scene.told(Event::Resolved), 0);
+}
+
+#[test]
+fn a_client_whose_age_cannot_be_told_is_not_taken_for_gone() {
+    let mut scene = Scene::new(|_| {});
+    let quiet = "2023-11-14 22:13:20 UTC";
+    let mut taker = client("0xc", quiet, quiet, 0.0);
+    taker.request_age = None;
+    scene.pooler.clients = Some(vec![taker]);
+    scene.seconds(6);
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
 }

@@ -20,6 +20,9 @@ use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
 /// longest sensible poll interval times two.
 const POOLER_STALE_SECONDS: f64 = 15.0;
 
+/// Poolers that samples may bring in without being configured.
+const MAX_POOLERS: usize = 1_000;
+
 /// One target.
 #[derive(Debug)]
 pub struct Target {
@@ -111,6 +114,13 @@ impl Target {
 
     /// A look at a pooler, or word that it failed.
     pub fn pgbouncer(&mut self, t: UnixSeconds, report: PgbouncerReport) -> Findings {
+        let known = self.poolers.contains_key(&report.pooler);
+        if !known && self.poolers.len() >= MAX_POOLERS {
+            return Findings {
+                kinds: &[],
+                findings: Vec::new(),
+            };
+        }
         let view = self.poolers.entry(report.pooler.clone()).or_default();
         if report.error.is_some() {
             view.fresh = false;

@@ -5,20 +5,25 @@
 //! pids come back. An incident stays open until the lock or its backend is gone
 //! in two polls running, or its owner is back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::catalogue;
+use super::context::Context;
 use super::key::LockKey;
-use super::pooled::{Match, PoolerLook, find};
+use super::pooled::{Match, PoolerLook};
 use super::prepared::Prepared;
-use super::tracked::{Coverage, Holder, Judgement, PollPair, Tracked};
+use super::tracked::{Holder, Judgement, PollPair, Tracked};
 use super::view::{AdvisoryLock, PoolIdentity, Verdict};
 use super::words::{action, actions, evidence, subject};
 use crate::engine::Settings;
 use crate::engine::incident::{Finding, Kind};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
+
+/// Locks followed that a look does not show because it was cut.
+const MAX_TRACKED: usize = 20_000;
+/// Findings given, those declared first. As many as the ledger opens of one
+/// kind, so that those it has open are always among them.
+const MAX_FINDINGS: usize = 100;
 
 /// Follows the advisory locks of one target.
 #[derive(Debug)]
@@ -38,7 +43,8 @@ struct LockIdentity {
     pid: i32,
     /// Bits of the time stamp: equality is all that is asked of it.
     backend_start: u64,
-    database: String,
+    // No database: it is the backend's, or the prepared transaction's, and its
+    // name may change, or be learnt late.
     key: String,
     mode: String,
 }
@@ -67,13 +73,20 @@ impl AdvisoryLocks {
 
     /// Judges every lock by the newest looks.
     pub fn observe(&mut self, looks: &Looks<'_>) {
-        let new_poll = self.polled_at.is_none_or(|before| looks.at > before);
+        let new_poll = self.polled_at != Some(looks.at);
+        if self.polled_at.is_some_and(|before| looks.at < before) {
+            let all = self.tracked.values_mut();
+            all.for_each(|tracked| tracked.clock_set_back(looks.at));
+            self.polled_at = None;
+        }
+        let context = Context::of(looks);
         let backends: HashMap<i32, &Backend> =
             looks.report.backends.iter().map(|b| (b.pid, b)).collect();
         let waiters = waiters_by_key(looks.report);
         let spinners = spinners_by_database(looks.report);
         let prepared = Prepared::of(looks.report);
-        let mut seen = BTreeSet::new();
+        let mut seen = HashSet::new();
+        let mut veiled = HashSet::new();
         self.views.clear();
         self.clients_wanted.clear();
         for lock in granted(looks.report) {
@@ -84,18 +97,33 @@ impl AdvisoryLocks {
             let identity = LockIdentity::of(lock, backend, &prepared);
             if let Some(identity) = &identity {
                 seen.insert(identity.clone());
-                self.judge(identity, lock, backend, looks, &mut view);
+                self.judge(identity, lock, backend, &context, &mut view);
+            } else if backend.is_some() {
+                // There, but without the start of its backend.
+                veiled.insert((lock.pid, key_text(lock), lock.mode.as_str()));
             }
             let identity = identity.unwrap_or_else(|| LockIdentity::unknown(lock, &prepared));
             self.views.push((identity, view));
         }
         if new_poll {
             self.polled_at = Some(looks.at);
-            // Gone in two polls running is gone.
+            let complete = shows_every_granted(looks.report);
+            let room = self.tracked.len() <= MAX_TRACKED;
             self.tracked.retain(|identity, tracked| {
-                let keep = seen.contains(identity) || !tracked.missing;
-                tracked.missing = !seen.contains(identity);
-                keep
+                let slot = (
+                    Some(identity.pid),
+                    identity.key.clone(),
+                    identity.mode.as_str(),
+                );
+                if seen.contains(identity) {
+                    tracked.missing = false;
+                    return true;
+                }
+                if (!complete && room) || veiled.contains(&slot) {
+                    return true;
+                }
+                // Gone in two polls running is gone.
+                !std::mem::replace(&mut tracked.missing, true)
             });
         }
     }
@@ -105,9 +133,10 @@ impl AdvisoryLocks {
         identity: &LockIdentity,
         lock: &Lock,
         backend: Option<&Backend>,
-        looks: &Looks<'_>,
+        context: &Context<'_>,
         view: &mut AdvisoryLock,
     ) {
+        let looks = context.looks;
         // A lock that was away for a poll is another lock.
         if self
             .tracked
@@ -128,8 +157,8 @@ impl AdvisoryLocks {
             }
             Some(backend) => {
                 let holder = holder(lock, backend, looks);
-                let matched = find(backend, looks.poolers);
-                let coverage = coverage(backend, looks);
+                let matched = context.servers.find(backend);
+                let coverage = context.coverage(backend);
                 let judgement = tracked.judge(holder, &matched, &coverage, looks.now);
                 let at = describe_pool(&matched, view);
                 if tracked.needs_clients() || may_be_left(&matched) {
@@ -178,22 +207,25 @@ impl AdvisoryLocks {
     /// A finding for each lock that was declared orphaned and is still there,
     /// or was until the newest poll.
     pub fn findings(&self, previous: &[Finding]) -> Vec<Finding> {
+        let views: HashMap<_, _> = self.views.iter().map(|(id, view)| (id, view)).collect();
+        let mut declared: Vec<_> = self
+            .tracked
+            .iter()
+            .filter_map(|(identity, tracked)| Some((tracked.declared_at?, identity, tracked)))
+            .filter(|(_, identity, _)| views.get(identity).is_none_or(|view| !view.allowed))
+            .collect();
+        declared.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1)));
+        declared.truncate(MAX_FINDINGS);
         let mut findings = Vec::new();
-        for (identity, tracked) in &self.tracked {
-            let Some(declared_at) = tracked.declared_at else {
-                continue;
-            };
+        for (declared_at, identity, tracked) in declared {
             let key = identity.finding_key();
-            let view = self.views.iter().find(|(known, _)| known == identity);
-            match view {
-                Some((_, view)) if !view.allowed => {
+            match views.get(identity) {
+                Some(view) => {
                     findings.push(self.finding(key, view, tracked.taken_by.min(declared_at)));
                 }
-                Some(_) => {}
                 None => findings.extend(previous.iter().find(|f| f.key == key).cloned()),
             }
         }
-        findings.sort_by(|a, b| a.key.cmp(&b.key));
         findings
     }
 
@@ -242,7 +274,6 @@ impl LockIdentity {
             prepared: prepared.xid(lock).unwrap_or_default().to_owned(),
             pid: lock.pid.unwrap_or(0),
             backend_start: 0,
-            database: lock.database.clone().unwrap_or_default(),
             key: key_text(lock),
             mode: lock.mode.clone(),
         }
@@ -250,10 +281,24 @@ impl LockIdentity {
 
     fn finding_key(&self) -> String {
         format!(
-            "{}/{}/{}/{}/{:x}",
-            self.database, self.key, self.mode, self.pid, self.backend_start
+            "{}/{}/{}/{:x}/{}",
+            self.key, self.mode, self.pid, self.backend_start, self.prepared
         )
     }
+}
+
+/// False when a limit of the poller may have left out a granted advisory lock.
+/// The counts, which are of the whole lock table, say it exactly.
+fn shows_every_granted(report: &PostgresReport) -> bool {
+    if !report.truncated {
+        return true;
+    }
+    let counts = report.lock_counts.iter();
+    let held: u64 = counts
+        .filter(|count| count.locktype == "advisory" && count.granted)
+        .map(|count| u64::from(count.count))
+        .sum();
+    !report.lock_counts.is_empty() && held <= granted(report).count() as u64
 }
 
 fn granted(report: &PostgresReport) -> impl Iterator<Item = &Lock> {
@@ -287,60 +332,6 @@ fn may_be_left(matched: &Match<'_>) -> bool {
         }
         _ => false,
     }
-}
-
-fn coverage(backend: &Backend, looks: &Looks<'_>) -> Coverage {
-    let settings = looks.settings;
-    let silent = looks
-        .poolers
-        .iter()
-        .find(|look| !look.fresh)
-        .map(|look| look.report.pooler.as_str());
-    let shared_port = looks.poolers.iter().find(|look| {
-        let config = look.report.config.as_ref();
-        config.is_some_and(|config| config.so_reuseport)
-    });
-    let gap = if let Some(name) = silent {
-        Some(format!("pooler {name} does not answer"))
-    } else if let Some(look) = shared_port.filter(|_| !settings.poolers_complete) {
-        Some(format!(
-            "pooler {} is one of several processes on one port",
-            look.report.pooler
-        ))
-    } else if settings.poolers_complete {
-        None
-    } else {
-        Some(
-            "some pooler in front of this server may not be polled (poolers.complete is not set)"
-                .into(),
-        )
-    };
-    Coverage {
-        gap,
-        pooler_address: backend
-            .client
-            .as_deref()
-            .is_some_and(|client| is_pooler_address(client, looks)),
-        suspect_after: settings.detect.orphaned_advisory_lock.suspect_after,
-    }
-}
-
-/// Configured networks count always. Addresses that polled poolers were seen to
-/// connect from count unless every pooler is polled, or the address is a
-/// loopback that anything may use.
-fn is_pooler_address(client: &str, looks: &Looks<'_>) -> bool {
-    let Ok(address) = client.parse::<std::net::IpAddr>() else {
-        return false;
-    };
-    let configured = |net: &IpNet| net.contains(&address);
-    if looks.settings.pooler_addresses.iter().any(configured) {
-        return true;
-    }
-    let seen = || {
-        let mut servers = looks.poolers.iter().flat_map(|look| &look.report.servers);
-        servers.any(|server| server.local_addr == client)
-    };
-    !looks.settings.poolers_complete && !address.is_loopback() && seen()
 }
 
 /// Fills in what the pooler knows; gives the time of its look.

@@ -8,8 +8,10 @@
 //! required.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use super::key::LockKey;
+use super::modes::{MODES, conflicts, position};
 use super::prepared::{self, Prepared};
 use super::view::{LockObject, RootBlocker, WaitNode, WaitsByType};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
@@ -18,21 +20,18 @@ use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 const TREE_DEPTH: u32 = 32;
 /// Waiters drawn under one root blocker; `waiters` still counts all.
 const TREE_NODES: usize = 500;
+/// Waiters drawn in one look: a thousand readers in the way of one migration
+/// have the same thousand waiters behind each of them.
+const LOOK_NODES: usize = 2_000;
+/// Root blockers told in full, those with most waiters; the others by pid and
+/// counts only.
+const FULL_ROOTS: usize = 100;
+/// Beyond this many edges a waiter keeps its first holder and its place in the
+/// queue: it stays blocked, and the counts of the other holders are too low.
+/// 10,000 rows can make 25 million edges.
+const MAX_EDGES: usize = 200_000;
 /// Locks listed of a root blocker.
 const HOLDS: usize = 20;
-
-/// The modes of heavyweight locks, weakest first, and what each conflicts with
-/// (PostgreSQL documentation, table 13.2).
-const CONFLICTS: [(&str, u16); 8] = [
-    ("AccessShareLock", 0b1000_0000),
-    ("RowShareLock", 0b1100_0000),
-    ("RowExclusiveLock", 0b1111_0000),
-    ("ShareUpdateExclusiveLock", 0b1111_1000),
-    ("ShareLock", 0b1110_1100),
-    ("ShareRowExclusiveLock", 0b1111_1100),
-    ("ExclusiveLock", 0b1111_1110),
-    ("AccessExclusiveLock", 0b1111_1111),
-];
 
 /// What the graph says about one look.
 #[derive(Debug, Default)]
@@ -61,7 +60,7 @@ type Object<'a> = (
 pub fn build(report: &PostgresReport, now: UnixSeconds) -> WaitGraph {
     let look = Look::new(report, now);
     let blockers = look.blockers();
-    let mut blocked: BTreeMap<Node<'_>, BTreeSet<Node<'_>>> = BTreeMap::new();
+    let mut blocked: Blocked<'_> = BTreeMap::new();
     for (waiter, those) in &blockers {
         for blocker in those {
             blocked.entry(*blocker).or_default().insert(*waiter);
@@ -71,16 +70,20 @@ pub fn build(report: &PostgresReport, now: UnixSeconds) -> WaitGraph {
         waits: look.waits(),
         ..WaitGraph::default()
     };
-    for root in blocked.keys().filter(|node| !blockers.contains_key(*node)) {
-        let (root, depth) = look.root(*root, &blocked);
-        graph.depth = graph.depth.max(depth);
+    let mut budget = LOOK_NODES;
+    for (n, (node, reached)) in look.roots(&blocked).into_iter().enumerate() {
+        let mut root = look.counted(node, &reached, &blocked);
+        if n < FULL_ROOTS {
+            let depth = look.fill(&mut root, node, &reached, &blocked, &mut budget);
+            graph.depth = graph.depth.max(depth);
+        }
         graph.roots.push(root);
     }
     graph
-        .roots
-        .sort_by_key(|root| (std::cmp::Reverse(root.waiters), root.pid));
-    graph
 }
+
+/// The nodes that wait for each node.
+type Blocked<'a> = BTreeMap<Node<'a>, BTreeSet<Node<'a>>>;
 
 struct Look<'a> {
     report: &'a PostgresReport,
@@ -89,6 +92,7 @@ struct Look<'a> {
     prepared: Prepared<'a>,
     /// The request on which each node waits.
     requests: BTreeMap<Node<'a>, &'a Lock>,
+    held: HashMap<Node<'a>, Vec<&'a Lock>>,
 }
 
 impl<'a> Look<'a> {
@@ -100,7 +104,13 @@ impl<'a> Look<'a> {
             backends,
             prepared: Prepared::of(report),
             requests: BTreeMap::new(),
+            held: HashMap::new(),
         };
+        for lock in report.locks.iter().filter(|lock| lock.granted) {
+            if let Some(node) = look.node(lock) {
+                look.held.entry(node).or_default().push(lock);
+            }
+        }
         look.requests = report
             .locks
             .iter()
@@ -127,24 +137,54 @@ impl<'a> Look<'a> {
         for lock in &self.report.locks {
             by_object.entry(object(lock)).or_default().push(lock);
         }
-        let mut blockers: BTreeMap<Node<'a>, BTreeSet<Node<'a>>> = BTreeMap::new();
-        for request in self.report.locks.iter().filter(|lock| !lock.granted) {
+        let mut blockers = BTreeMap::new();
+        let mut budget = MAX_EDGES;
+        for locks in by_object.values() {
+            self.add_blockers(locks, &mut blockers, &mut budget);
+        }
+        blockers
+    }
+
+    /// The waits for one object. Of the requests queued before a waiter only the
+    /// last of each mode is an edge: those before it have the same blockers, so
+    /// no root is lost, and a queue of thousands has not millions of edges.
+    fn add_blockers(
+        &self,
+        locks: &[&'a Lock],
+        blockers: &mut BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
+        budget: &mut usize,
+    ) {
+        let (granted, mut queue): (Vec<&Lock>, Vec<&Lock>) =
+            locks.iter().partition(|lock| lock.granted);
+        queue.sort_by(|a, b| start(a).total_cmp(&start(b)));
+        let mut ahead = queue.clone().into_iter().peekable();
+        let mut last: [Option<&'a Lock>; MODES] = [None; MODES];
+        for request in queue {
+            while let Some(earlier) = ahead.next_if(|other| queued_before(other, request)) {
+                if let Some(mode) = position(&earlier.mode) {
+                    last[mode] = Some(earlier);
+                }
+            }
             let Some(waiter) = self.node(request) else {
                 continue;
             };
-            for other in by_object.get(&object(request)).into_iter().flatten() {
-                if !conflicts(&request.mode, &other.mode) {
-                    continue;
-                }
-                if !other.granted && !queued_before(other, request) {
-                    continue;
-                }
-                if let Some(blocker) = self.node(other).filter(|node| *node != waiter) {
-                    blockers.entry(waiter).or_default().insert(blocker);
-                }
+            let holders = granted
+                .iter()
+                .copied()
+                .filter(|other| conflicts(&request.mode, &other.mode));
+            let holders = holders.filter_map(|other| self.node(other));
+            let holders = holders.filter(|node| *node != waiter);
+            let before = last.iter().flatten().copied();
+            let before = before.filter(|other| conflicts(&request.mode, &other.mode));
+            let before = before.filter_map(|other| self.node(other));
+            let before = before.filter(|node| *node != waiter);
+            let mut those: BTreeSet<_> = holders.take((*budget).max(1)).collect();
+            those.extend(before);
+            *budget = budget.saturating_sub(those.len());
+            if !those.is_empty() {
+                blockers.entry(waiter).or_default().extend(those);
             }
         }
-        blockers
     }
 
     fn waits(&self) -> Vec<WaitsByType> {
@@ -163,29 +203,77 @@ impl<'a> Look<'a> {
         by_type.into_values().collect()
     }
 
-    fn root(
+    /// Who blocks and waits for nobody, with everybody behind it, most waiters
+    /// first. A session with a request is no root, even when what it waits for
+    /// is not in the look.
+    fn roots<'b>(&self, blocked: &'b Blocked<'a>) -> Vec<(Node<'a>, Rc<BTreeSet<Node<'a>>>)> {
+        // Holders in the way of the same request have the same waiters.
+        let mut known: HashMap<&'b BTreeSet<Node<'a>>, Rc<BTreeSet<Node<'a>>>> = HashMap::new();
+        let mut roots: Vec<_> = blocked
+            .iter()
+            .filter(|(node, _)| !self.requests.contains_key(*node))
+            .map(|(node, direct)| {
+                let reached = known.entry(direct);
+                let reached = reached.or_insert_with(|| Rc::new(reach(*node, blocked)));
+                (*node, Rc::clone(reached))
+            })
+            .collect();
+        roots.sort_by_key(|(node, reached)| (std::cmp::Reverse(reached.len()), *node));
+        roots
+    }
+
+    /// A root blocker with its counts.
+    fn counted(
         &self,
         node: Node<'a>,
-        blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
-    ) -> (RootBlocker, u32) {
-        let mut root = match node {
+        reached: &BTreeSet<Node<'a>>,
+        blocked: &Blocked<'a>,
+    ) -> RootBlocker {
+        RootBlocker {
+            pid: match node {
+                Node::Backend(pid) => Some(pid),
+                Node::Prepared(_) => None,
+            },
+            waiters: count(reached.len()),
+            direct_waiters: count(blocked.get(&node).map_or(0, BTreeSet::len)),
+            ..RootBlocker::default()
+        }
+    }
+
+    /// Adds what a person needs to know of a root; gives the depth of its tree.
+    fn fill(
+        &self,
+        root: &mut RootBlocker,
+        node: Node<'a>,
+        reached: &BTreeSet<Node<'a>>,
+        blocked: &Blocked<'a>,
+        budget: &mut usize,
+    ) -> u32 {
+        let described = match node {
             Node::Backend(pid) => self.backend_root(pid),
             Node::Prepared(xid) => self.prepared_root(xid),
         };
-        let reached = reach(node, blocked);
-        root.waiters = count(reached.len());
-        root.direct_waiters = count(blocked.get(&node).map_or(0, BTreeSet::len));
-        root.longest_wait_seconds = reached
+        let longest_wait_seconds = reached
             .iter()
             .filter_map(|waiter| self.requests.get(waiter))
             .fold(None, |most, request| {
                 longest(most, self.wait_seconds(request))
             });
-        root.holds = self.held_in_the_way(node, &reached);
-        let mut drawn = BTreeSet::from([node]);
-        let mut depth = 0;
-        root.tree = self.tree(node, blocked, &mut drawn, 1, &mut depth);
-        (root, depth)
+        let mut drawing = Drawing {
+            drawn: BTreeSet::from([node]),
+            left: TREE_NODES.min(*budget),
+            deepest: 0,
+        };
+        *root = RootBlocker {
+            waiters: root.waiters,
+            direct_waiters: root.direct_waiters,
+            longest_wait_seconds,
+            holds: self.held_in_the_way(node, reached),
+            tree: self.tree(node, blocked, &mut drawing, 1),
+            ..described
+        };
+        *budget -= drawing.drawn.len() - 1;
+        drawing.deepest
     }
 
     fn backend_root(&self, pid: i32) -> RootBlocker {
@@ -234,36 +322,36 @@ impl<'a> Look<'a> {
             .filter_map(|waiter| self.requests.get(waiter))
             .map(|request| object(request))
             .collect();
-        self.report
-            .locks
-            .iter()
-            .filter(|lock| lock.granted && self.node(lock) == Some(node))
-            .filter(|lock| wanted.contains(&object(lock)))
+        let held = self.held.get(&node).into_iter().flatten();
+        held.filter(|lock| wanted.contains(&object(lock)))
             .take(HOLDS)
-            .map(describe)
+            .map(|lock| describe(lock))
             .collect()
     }
 
     fn tree(
         &self,
         node: Node<'a>,
-        blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
-        drawn: &mut BTreeSet<Node<'a>>,
+        blocked: &Blocked<'a>,
+        drawing: &mut Drawing<'a>,
         level: u32,
-        deepest: &mut u32,
     ) -> Vec<WaitNode> {
         let mut children = Vec::new();
         for waiter in blocked.get(&node).into_iter().flatten() {
             let (Node::Backend(pid), Some(request)) = (*waiter, self.requests.get(waiter)) else {
                 continue;
             };
-            if drawn.len() > TREE_NODES || !drawn.insert(*waiter) {
+            if drawing.left == 0 {
+                break;
+            }
+            if !drawing.drawn.insert(*waiter) {
                 continue;
             }
-            *deepest = (*deepest).max(level);
+            drawing.left -= 1;
+            drawing.deepest = drawing.deepest.max(level);
             let backend = self.backends.get(&pid);
             let tree = if level < TREE_DEPTH {
-                self.tree(*waiter, blocked, drawn, level + 1, deepest)
+                self.tree(*waiter, blocked, drawing, level + 1)
             } else {
                 Vec::new()
             };
@@ -300,11 +388,16 @@ impl<'a> Look<'a> {
     }
 }
 
+/// The tree of one root while it is drawn.
+struct Drawing<'a> {
+    drawn: BTreeSet<Node<'a>>,
+    /// Nodes that may still be drawn.
+    left: usize,
+    deepest: u32,
+}
+
 /// Everything behind `node`, through any chain. Cycles end by themselves.
-fn reach<'a>(
-    node: Node<'a>,
-    blocked: &BTreeMap<Node<'a>, BTreeSet<Node<'a>>>,
-) -> BTreeSet<Node<'a>> {
+fn reach<'a>(node: Node<'a>, blocked: &Blocked<'a>) -> BTreeSet<Node<'a>> {
     let mut reached = BTreeSet::new();
     let mut open = vec![node];
     while let Some(next) = open.pop() {
@@ -317,13 +410,9 @@ fn reach<'a>(
     reached
 }
 
-fn conflicts(request: &str, other: &str) -> bool {
-    let position = |mode| CONFLICTS.iter().position(|(name, _)| *name == mode);
-    match (position(request), position(other)) {
-        (Some(request), Some(other)) => CONFLICTS[request].1 & (1 << other) != 0,
-        // SIReadLock and modes of extensions never block anybody.
-        _ => false,
-    }
+/// For sorting: a request whose start is not known comes last.
+fn start(request: &Lock) -> f64 {
+    request.waitstart.unwrap_or(f64::INFINITY)
 }
 
 /// Whether `other` stands in the wait queue before `request`. Without both
@@ -454,6 +543,34 @@ mod tests {
     }
 
     #[test]
+    fn a_waiter_whose_blocker_is_not_in_the_look_is_no_root() {
+        // What 1 waits for was cut off, or is gone between two reads.
+        let graph = build(
+            &report(vec![
+                lock(1, "ShareLock", false, "69", 1.0),
+                lock(1, "ExclusiveLock", true, "70", 0.0),
+                lock(2, "ShareLock", false, "70", 2.0),
+            ]),
+            3.0,
+        );
+        assert!(graph.roots.is_empty());
+        assert_eq!(graph.waits[0].waiters, 2);
+    }
+
+    #[test]
+    fn a_queue_of_one_mode_is_counted_whole() {
+        // Share requests do not wait for each other: dropping edges must not
+        // drop waiters.
+        let mut locks = vec![lock(1, "ExclusiveLock", true, "70", 0.0)];
+        locks.extend((2..50).map(|pid| lock(pid, "ShareLock", false, "70", f64::from(pid))));
+        locks.push(lock(50, "ExclusiveLock", false, "70", 60.0));
+        let graph = build(&report(locks), 100.0);
+        assert_eq!(graph.roots.len(), 1);
+        assert_eq!(graph.roots[0].waiters, 49);
+        assert_eq!(graph.roots[0].direct_waiters, 49);
+    }
+
+    #[test]
     fn a_cycle_has_no_root_and_ends() {
         let graph = build(
             &report(vec![
@@ -481,18 +598,5 @@ mod tests {
         let graph = build(&report, 5.0);
         assert_eq!(graph.roots[0].prepared.as_deref(), Some("order's"));
         assert_eq!(graph.roots[0].action, "ROLLBACK PREPARED 'order''s';");
-    }
-
-    #[test]
-    fn share_locks_do_not_conflict_with_each_other() {
-        assert!(!conflicts("ShareLock", "ShareLock"));
-        assert!(conflicts("ShareLock", "RowExclusiveLock"));
-        assert!(!conflicts("AccessShareLock", "ExclusiveLock"));
-        assert!(!conflicts("ExclusiveLock", "SIReadLock"));
-        for (i, (a, _)) in CONFLICTS.iter().enumerate() {
-            for (b, _) in &CONFLICTS[i..] {
-                assert_eq!(conflicts(a, b), conflicts(b, a), "{a} and {b}");
-            }
-        }
     }
 }

@@ -199,6 +199,13 @@ impl Leaver {
                 _ => Presence::Undecided,
             };
         };
+        if *self == Self::Gone {
+            return Presence::Gone;
+        }
+        if pooled.look.report.truncated {
+            // Who is not in a list that was cut may still be connected.
+            return Presence::Undecided;
+        }
         let clients: Vec<_> = clients.collect();
         let connected = |identity: &Identity| clients.iter().any(|c| identity.is(c, pooled.server));
         match self {
@@ -210,7 +217,9 @@ impl Leaver {
                 let (first, last) = (pooled.look.at, pooled.look.at);
                 *self = Self::Suspects(found, Reading { first, last });
             }
-            Self::Suspects(suspects, reading) if reading.last < pooled.look.at => {
+            // Another time, not a later one: clocks are set back.
+            Self::Suspects(suspects, reading) if reading.last != pooled.look.at => {
+                reading.first = reading.first.min(pooled.look.at);
                 let alone = suspects.len() == 1;
                 suspects.retain(|suspect| suspect.stays(&clients, pooled.server, alone));
                 reading.last = pooled.look.at;
@@ -276,8 +285,14 @@ impl Taken<'_> {
     /// Whether the client's last request may have been the one. `at` is when
     /// the clients were read.
     fn covers(self, at: UnixSeconds, client: &ClientSocket) -> bool {
-        let Some(age) = client.request_age else {
+        if let Self::Statement { application, .. } = self
+            && !same_application(client, application)
+        {
             return false;
+        }
+        // Across a change of daylight saving time nobody can tell.
+        let Some(age) = client.request_age else {
+            return true;
         };
         // Both times were cut to whole seconds, so the difference is of those.
         let from = at.floor() - age - SLACK;
@@ -285,11 +300,7 @@ impl Taken<'_> {
         let inside = |t: UnixSeconds| t >= from && t <= to;
         match self {
             // The extended protocol ends with a message of the client.
-            Self::Statement {
-                began,
-                ended,
-                application,
-            } => same_application(client, application) && (inside(began) || inside(ended)),
+            Self::Statement { began, ended, .. } => inside(began) || inside(ended),
             Self::Between(before, after) => to >= before && from <= after,
         }
     }

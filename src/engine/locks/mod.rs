@@ -6,9 +6,11 @@
 
 pub mod advisory;
 pub mod catalogue;
+mod context;
 pub mod graph;
 pub mod key;
 mod leaver;
+mod modes;
 pub(super) mod pooled;
 mod prepared;
 mod tracked;

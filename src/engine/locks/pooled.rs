@@ -6,7 +6,7 @@
 //! the connection, or, where that cannot be compared (unix socket, NAT), when
 //! database and user agree and the pooler has one server address only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::sample::{Backend, ClientSocket, PgbouncerReport, ServerSocket, UnixSeconds};
 
@@ -79,36 +79,61 @@ impl<'a> Pooled<'a> {
     }
 }
 
-/// Finds the server connection of `backend` among the fresh looks.
-pub fn find<'a>(backend: &Backend, looks: &[PoolerLook<'a>]) -> Match<'a> {
-    let mut by_port = Vec::new();
-    let mut by_name = Vec::new();
-    let mut doubtful = false;
-    for look in looks.iter().filter(|look| look.fresh) {
-        for server in &look.report.servers {
-            if server.remote_pid != backend.pid {
-                continue;
+/// The server connections of all fresh looks, by the pid that they tell.
+#[derive(Debug)]
+pub struct Servers<'a> {
+    by_pid: HashMap<i32, Vec<Candidate<'a>>>,
+}
+
+#[derive(Debug)]
+struct Candidate<'a> {
+    pooled: Pooled<'a>,
+    /// The pooler has one server address only.
+    single_address: bool,
+}
+
+impl<'a> Servers<'a> {
+    pub fn of(looks: &[PoolerLook<'a>]) -> Self {
+        let mut by_pid: HashMap<i32, Vec<Candidate<'a>>> = HashMap::new();
+        for look in looks.iter().filter(|look| look.fresh) {
+            let single_address = single_address(look.report);
+            for server in &look.report.servers {
+                let look = *look;
+                by_pid
+                    .entry(server.remote_pid)
+                    .or_default()
+                    .push(Candidate {
+                        pooled: Pooled { look, server },
+                        single_address,
+                    });
             }
-            let pooled = Pooled {
-                look: *look,
-                server,
-            };
-            if same_port(backend, server) {
+        }
+        Self { by_pid }
+    }
+
+    /// Finds the server connection of `backend`.
+    pub fn find(&self, backend: &Backend) -> Match<'a> {
+        let mut by_port = Vec::new();
+        let mut by_name = Vec::new();
+        let mut doubtful = false;
+        for candidate in self.by_pid.get(&backend.pid).into_iter().flatten() {
+            let pooled = candidate.pooled;
+            if same_port(backend, pooled.server) {
                 by_port.push(pooled);
             } else if agrees(backend, &pooled) {
-                if single_address(look.report) {
+                if candidate.single_address {
                     by_name.push(pooled);
                 } else {
                     doubtful = true;
                 }
             }
         }
-    }
-    let found = if by_port.is_empty() { by_name } else { by_port };
-    match found[..] {
-        [pooled] => Match::Found(pooled),
-        [] if !doubtful => Match::None,
-        _ => Match::Ambiguous,
+        let found = if by_port.is_empty() { by_name } else { by_port };
+        match found[..] {
+            [pooled] => Match::Found(pooled),
+            [] if !doubtful => Match::None,
+            _ => Match::Ambiguous,
+        }
     }
 }
 
@@ -119,7 +144,8 @@ fn same_port(backend: &Backend, server: &ServerSocket) -> bool {
         .is_some_and(|port| port != 0 && port == server.local_port)
 }
 
-/// Database and user are the same, as far as both are known.
+/// Database and user are the same, as far as both are known: an oid in place of
+/// a name is a name that is not known yet.
 fn agrees(backend: &Backend, pooled: &Pooled<'_>) -> bool {
     let server = pooled.server;
     let entry = pooled
@@ -132,7 +158,11 @@ fn agrees(backend: &Backend, pooled: &Pooled<'_>) -> bool {
     let user = entry
         .and_then(|entry| entry.force_user.as_deref())
         .unwrap_or(&server.user);
-    let same = |known: &Option<String>, name: &str| known.as_deref().is_none_or(|k| k == name);
+    let oid = |text: &str| text.parse::<u32>().is_ok();
+    let same = |known: &Option<String>, name: &str| {
+        let known = known.as_deref();
+        known.is_none_or(|known| known == name || oid(known))
+    };
     same(&backend.database, database) && same(&backend.user, user)
 }
 
@@ -181,7 +211,7 @@ mod tests {
             fresh: true,
             report: &report,
         };
-        match find(backend, &[look]) {
+        match Servers::of(&[look]).find(backend) {
             Match::Found(pooled) if pooled.server.local_port == 52_352 => "by port",
             Match::Found(_) => "by name",
             Match::Ambiguous => "ambiguous",

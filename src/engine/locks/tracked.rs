@@ -103,6 +103,15 @@ impl Tracked {
         }
     }
 
+    /// Our clock was set back to `now`: nothing known lies after it.
+    pub fn clock_set_back(&mut self, now: UnixSeconds) {
+        self.taken_by = self.taken_by.min(now);
+        self.first_seen = self.first_seen.min(now);
+        self.declared_at = self.declared_at.map(|at| at.min(now));
+        self.absent_at = self.absent_at.filter(|at| *at <= now);
+        self.pending = None;
+    }
+
     /// Whether reading the pooler's clients could change the verdict.
     pub fn needs_clients(&self) -> bool {
         self.left && self.leaver != Leaver::Gone
@@ -264,7 +273,7 @@ impl Tracked {
         }
         match self.pending {
             Some(pending) if pending.verdict == verdict => {
-                if polls.newer_than(pending.polls) {
+                if polls.differs_from(pending.polls) {
                     self.confirm(verdict, reason);
                 }
             }
@@ -288,11 +297,11 @@ impl Tracked {
 }
 
 impl PollPair {
-    fn newer_than(self, other: Self) -> bool {
+    fn differs_from(self, other: Self) -> bool {
         let pooler = match (self.pooler, other.pooler) {
-            (Some(own), Some(other)) => own > other,
+            (Some(own), Some(other)) => own != other,
             _ => true,
         };
-        self.postgres > other.postgres && pooler
+        self.postgres != other.postgres && pooler
     }
 }

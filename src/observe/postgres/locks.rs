@@ -18,8 +18,9 @@ const MAX_ROWS: usize = 10_000;
 
 /// The columns that make up the object of a lock are coalesced so that they can
 /// be compared by hash: a plain join on `IS NOT DISTINCT FROM` is a nested loop
-/// over two lock tables. While nobody waits nothing is compared. One row more than [`MAX_ROWS`] tells of a cut; waiters
-/// come first, so a cut takes holders. A prepared transaction's lock on its own
+/// over two lock tables. While nobody waits nothing is compared. One row more
+/// than [`MAX_ROWS`] tells of a cut; waiters come first, then advisory locks, so
+/// a cut takes other holders. A prepared transaction's lock on its own
 /// id tells whose its other locks are.
 pub const SQL: &str = "\
 WITH locks AS MATERIALIZED (
@@ -35,7 +36,7 @@ WITH locks AS MATERIALIZED (
                    coalesce(virtualxid, ''), coalesce(transactionid::text, ''), coalesce(classid, 0),
                    coalesce(objid, 0), coalesce(objsubid, -1)
             FROM locks WHERE NOT granted)
-  ORDER BY granted LIMIT 10001
+  ORDER BY granted, locktype <> 'advisory' LIMIT 10001
 )
 SELECT locktype, mode, granted, NULL::int8 AS members, pid, database, relation, page, tuple, virtualtransaction,
        classid, objid, objsubid::int4 AS objsubid, transactionid::text AS transactionid, virtualxid, waitstart

@@ -1,0 +1,324 @@
+//! What must hold of the engine whatever it is fed: it never panics, never
+//! says the same thing twice, and stays small and quick.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use snowpit::engine::incident::Event;
+use snowpit::engine::settings::Pooler;
+use snowpit::engine::{Engine, Settings};
+use snowpit::sample::{
+    Backend, ClientSocket, FailureReason, Group, Lists, Lock, PgbouncerReport, Pool, PoolDatabase,
+    PoolerConfig, PostgresReport, PreparedTransaction, Report, Sample, Server, ServerSocket,
+};
+
+/// Times as they should be, and as nobody should write them.
+fn time() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        8 => (0..40_i32).prop_map(|n| 1_700_000_000.0 + f64::from(n) * 0.5),
+        1 => any::<f64>(),
+        1 => prop_oneof![
+            Just(f64::NAN),
+            Just(f64::INFINITY),
+            Just(f64::NEG_INFINITY),
+            Just(f64::MAX),
+            Just(f64::MIN),
+            Just(0.0),
+        ],
+    ]
+}
+
+/// Few words, so that the parts of a report meet each other.
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => prop_oneof![Just("app"), Just("idle"), Just("active"), Just(""), Just("0x1"), Just("0x2"),
+                         Just("transaction"), Just("session"), Just("7"), Just("1/0"), Just("1/5"), Just("-1/7"),
+                         Just("10.0.0.1"), Just("2026-11-21 10:55:07 UTC"), Just("SELECT pg_try_advisory_lock($1)")]
+            .prop_map(str::to_owned),
+        1 => ".{0,12}",
+    ]
+}
+
+fn pid() -> impl Strategy<Value = i32> {
+    prop_oneof![8 => 1..5_i32, 1 => any::<i32>()]
+}
+
+fn number() -> impl Strategy<Value = u32> {
+    prop_oneof![4 => 0..4_u32, 1 => any::<u32>()]
+}
+
+prop_compose! {
+    fn group()(database in option::of(word()), application in option::of(word()), state in option::of(word()),
+               wait in option::of(word()), route in option::of(word()), count in number()) -> Group {
+        Group { database, application, state, wait_event_type: wait, route, count, ..Group::default() }
+    }
+}
+
+prop_compose! {
+    fn backend()(pid in pid(), start in option::of(time()), names in (option::of(word()), option::of(word()), option::of(word())),
+                 port in option::of(any::<i32>()), state in option::of(word()), times in (option::of(time()), option::of(time()), option::of(time())),
+                 query in option::of(word()), leader in option::weighted(0.2, pid())) -> Backend {
+        Backend {
+            pid, backend_start: start, database: names.0, user: names.1, client: names.2, client_port: port, state,
+            xact_start: times.0, query_start: times.1, state_change: times.2, query, leader_pid: leader,
+            ..Backend::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn lock()(pid in option::weighted(0.9, pid()), locktype in prop_oneof![Just("advisory"), Just("relation"), Just("transactionid"), Just("")],
+              mode in prop_oneof![Just("ExclusiveLock"), Just("ShareLock"), Just("AccessExclusiveLock"), Just("?")],
+              granted in any::<bool>(), vxid in option::of(word()), key in (option::of(number()), option::of(number()), option::of(0..4_i32)),
+              xid in option::of(word()), waitstart in option::of(time()), database in option::of(word())) -> Lock {
+        Lock {
+            pid, locktype: locktype.into(), mode: mode.into(), granted, virtualtransaction: vxid, classid: key.0, objid: key.1,
+            objsubid: key.2, transactionid: xid, waitstart, database, ..Lock::default()
+        }
+    }
+}
+
+prop_compose! {
+    fn server()(version in option::of(any::<u32>()), clock in option::of(time()), started_at in option::of(time()),
+                max_connections in option::of(number()), reserved_connections in option::of(number())) -> Server {
+        Server { version, clock, started_at, in_recovery: None, max_connections, reserved_connections }
+    }
+}
+
+prop_compose! {
+    fn postgres()(error in option::weighted(0.1, Just(FailureReason::TooManyConnections)), server in option::of(server()),
+                  opened in option::of(any::<u64>()), groups in vec(group(), 0..6), backends in vec(backend(), 0..8),
+                  locks in vec(lock(), 0..12), truncated in any::<bool>(), prepared in vec(word(), 0..3),
+                  sees in option::of(any::<bool>())) -> Report {
+        Report::Postgres(PostgresReport {
+            target: "main".into(), error, server, sessions_opened_total: opened, groups, backends, locks, truncated,
+            prepared: prepared.into_iter().map(|transaction| PreparedTransaction { transaction, gid: "'".into(), ..Default::default() }).collect(),
+            sees_all_sessions: sees,
+            ..PostgresReport::default()
+        })
+    }
+}
+
+prop_compose! {
+    fn socket()(names in (word(), word(), word(), word()), pid in pid(), port in any::<u16>(), ptr in word(), link in word(),
+                id in option::of(word()), times in (word(), word()), age in option::of(time())) -> ServerSocket {
+        ServerSocket {
+            database: names.0, user: names.1, addr: names.2, local_addr: names.3, remote_pid: pid, local_port: port, ptr, link,
+            id, connect_time: times.0, request_time: times.1, request_age: age, ..ServerSocket::default()
+        }
+    }
+}
+
+fn client(socket: ServerSocket) -> ClientSocket {
+    ClientSocket {
+        database: socket.database,
+        user: socket.user,
+        ptr: socket.link,
+        link: socket.ptr,
+        id: socket.id,
+        connect_time: socket.connect_time,
+        request_time: socket.request_time,
+        request_age: socket.request_age,
+        ..ClientSocket::default()
+    }
+}
+
+prop_compose! {
+    fn pgbouncer()(pooler in prop_oneof![Just("pooler-1"), Just("pooler-2")], error in option::weighted(0.1, Just(FailureReason::Refused)),
+                   servers in vec(socket(), 0..6), clients in option::of(vec(socket(), 0..6)), pools in vec((word(), word(), word(), number()), 0..4),
+                   databases in vec((word(), word(), any::<bool>()), 0..3), used in number(), flags in any::<(bool, bool, bool)>()) -> Report {
+        Report::Pgbouncer(PgbouncerReport {
+            pooler: pooler.into(), target: "main".into(), error, servers,
+            clients: clients.map(|clients| clients.into_iter().map(client).collect()),
+            pools: pools.into_iter().map(|(database, user, pool_mode, cl_waiting)| Pool { database, user, pool_mode, cl_waiting, ..Pool::default() }).collect(),
+            databases: databases.into_iter().map(|(name, database, paused)| PoolDatabase { name, database, paused, ..PoolDatabase::default() }).collect(),
+            lists: Lists { used_clients: used, ..Lists::default() },
+            config: flags.0.then(|| PoolerConfig { so_reuseport: flags.1, ..PoolerConfig::default() }),
+            too_many_clients: flags.1, truncated: flags.2,
+            ..PgbouncerReport::default()
+        })
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        targets: vec!["main".into()],
+        poolers: vec![Pooler {
+            name: "pooler-1".into(),
+            target: "main".into(),
+        }],
+        poolers_complete: true,
+        ..Settings::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_samples_breaks_the_engine(
+        complete in any::<bool>(),
+        samples in vec((time(), prop_oneof![postgres(), pgbouncer()]), 1..24),
+    ) {
+        let mut engine = Engine::new(Settings { poolers_complete: complete, ..settings() });
+        let mut open = BTreeSet::new();
+        for (t, report) in samples {
+            for effect in engine.apply(Sample { t, report }) {
+                let id = effect.incident.id;
+                match effect.event {
+                    Event::Opened => prop_assert!(open.insert(id), "opened twice"),
+                    Event::Updated => prop_assert!(open.contains(&id), "updated while closed"),
+                    Event::Resolved => prop_assert!(open.remove(&id), "resolved while closed"),
+                }
+            }
+            let snapshot = engine.snapshot();
+            let told: BTreeSet<_> = snapshot.open.iter().map(|incident| incident.id.clone()).collect();
+            prop_assert_eq!(&told, &open);
+            for root in &snapshot.targets["main"].locks.root_blockers {
+                prop_assert!(root.waiters > 0);
+                let waits = |lock: &&Lock| !lock.granted && lock.pid == root.pid && lock.pid.is_some();
+                let report = &snapshot.targets["main"].report;
+                prop_assert_eq!(report.locks.iter().find(waits), None, "a root waits for nobody");
+            }
+            prop_assert!(serde_json::to_string(&snapshot.targets["main"].locks).is_ok());
+        }
+    }
+}
+
+fn holder(pid: i32) -> Backend {
+    Backend {
+        pid,
+        backend_start: Some(1.0),
+        database: Some("app".into()),
+        user: Some("app".into()),
+        client: Some("10.0.0.2".into()),
+        client_port: Some(10_000 + pid),
+        state: Some("idle".into()),
+        query: Some("SELECT pg_advisory_lock($1) ".repeat(30)),
+        ..Backend::default()
+    }
+}
+
+fn advisory(pid: i32, key: u32, granted: bool) -> Lock {
+    Lock {
+        pid: Some(pid),
+        locktype: "advisory".into(),
+        database: Some("app".into()),
+        mode: "ExclusiveLock".into(),
+        granted,
+        virtualtransaction: Some("5/0".into()),
+        classid: Some(0),
+        objid: Some(key),
+        objsubid: Some(1),
+        waitstart: (!granted).then(|| f64::from(pid)),
+        ..Lock::default()
+    }
+}
+
+/// Time of one `apply` of `report` and of the pooler's, the third of each.
+fn cost(name: &str, locks: Vec<Lock>, backends: i32) -> Duration {
+    let postgres = PostgresReport {
+        target: "main".into(),
+        backends: (1..=backends).map(holder).collect(),
+        locks,
+        ..PostgresReport::default()
+    };
+    let servers = (1..=backends).map(|pid| ServerSocket {
+        database: "app".into(),
+        user: "app".into(),
+        addr: "10.0.0.1".into(),
+        port: 5432,
+        remote_pid: pid,
+        local_addr: "10.0.0.2".into(),
+        local_port: u16::try_from(10_000 + pid).unwrap_or(0),
+        ptr: format!("{pid:x}"),
+        ..ServerSocket::default()
+    });
+    let clients = (1..=1_000).map(|n| ClientSocket {
+        database: "app".into(),
+        user: "app".into(),
+        ptr: format!("c{n:x}"),
+        request_age: Some(500.0),
+        ..ClientSocket::default()
+    });
+    let pooler = PgbouncerReport {
+        pooler: "pooler-1".into(),
+        target: "main".into(),
+        pools: vec![Pool {
+            database: "app".into(),
+            user: "app".into(),
+            pool_mode: "transaction".into(),
+            ..Pool::default()
+        }],
+        servers: servers.collect(),
+        clients: Some(clients.collect()),
+        ..PgbouncerReport::default()
+    };
+    let mut engine = Engine::new(settings());
+    let mut took = Duration::ZERO;
+    for n in 0..4 {
+        let t = 1_700_000_000.0 + f64::from(n);
+        let reports = [
+            Report::Postgres(postgres.clone()),
+            Report::Pgbouncer(pooler.clone()),
+        ];
+        took = reports
+            .into_iter()
+            .map(|report| timed(&mut engine, Sample { t, report }))
+            .sum();
+    }
+    println!("{name}: {took:?} for a second's two samples");
+    took
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test measures")]
+fn timed(engine: &mut Engine, sample: Sample) -> Duration {
+    let began = std::time::Instant::now();
+    engine.apply(sample);
+    let _ = engine.snapshot();
+    began.elapsed()
+}
+
+/// Far above what it takes without optimisation, far below what it takes when
+/// a loop is quadratic.
+const BEARABLE: Duration = Duration::from_secs(3);
+
+#[test]
+fn ten_thousand_held_locks_are_judged_quickly() {
+    let locks = (0..10_000).map(|n| advisory(1 + n % 3_000, n.cast_unsigned(), true));
+    assert!(cost("10,000 orphans", locks.collect(), 3_000) < BEARABLE);
+}
+
+#[test]
+fn a_queue_of_thousands_is_drawn_quickly() {
+    let locks = (1..=3_000).map(|pid| advisory(pid, 42, pid == 1));
+    assert!(cost("a queue of 3,000", locks.collect(), 3_000) < BEARABLE);
+}
+
+#[test]
+fn thousands_of_holders_in_the_way_of_thousands_are_drawn_quickly() {
+    let relation = |pid: i32, mode: &str| Lock {
+        locktype: "relation".into(),
+        relation: Some("16385".into()),
+        mode: mode.into(),
+        ..advisory(pid, 0, pid <= 1_500)
+    };
+    let locks = (1..=3_000).map(|pid| {
+        let mode = if pid == 1_501 {
+            "AccessExclusiveLock"
+        } else {
+            "AccessShareLock"
+        };
+        relation(pid, mode)
+    });
+    assert!(
+        cost(
+            "1,500 readers, a migration, 1,499 readers",
+            locks.collect(),
+            3_000
+        ) < BEARABLE
+    );
+}
