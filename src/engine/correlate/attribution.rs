@@ -84,8 +84,11 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// At most five, best first.
     pub candidates: Vec<Candidate>,
-    /// Extra sessions in the database.
+    /// Extra sessions in the database: the rise, or what grew at the expense of
+    /// the others when that is more.
     pub extra: f64,
+    /// Sessions in the database now less those before; negative when fewer.
+    pub rise: f64,
     /// Extra clients waiting in the poolers.
     pub waiting: f64,
     /// Extra sessions waiting for locks.
@@ -113,12 +116,14 @@ pub fn explain(history: &History, before: &Means, now: &Means) -> Explanation {
     let routes = risers(history, before, now);
     let growth = routes.first().map_or(1.0, |first| first.growth);
     let untagged = untagged(history, before, now, growth);
-    let extra = extra(&routes, &untagged, now.in_use - before.in_use);
+    let rise = now.in_use - before.in_use;
+    let extra = extra(&routes, &untagged, rise);
     let lock_waits = (now.lock_waits - before.lock_waits).max(0.0);
     let mut explanation = Explanation {
         verdict: Verdict::NoBaseline,
         candidates: Vec::new(),
         extra,
+        rise,
         waiting: (now.pooler_waits - before.pooler_waits).max(0.0),
         lock_waits,
         untagged: untagged.iter().map(|riser| riser.own.max(0.0)).sum(),
@@ -214,7 +219,9 @@ fn extra(routes: &[Riser<'_>], untagged: &[Riser<'_>], rise: f64) -> f64 {
     let grown: f64 = owns()
         .filter(|&own| own > 0.0 && own >= SIGNIFICANT * largest)
         .sum();
-    rise.max(grown)
+    // Nor may the shares that are told add up to more than all.
+    let told: f64 = routes.iter().take(SHOWN).map(|r| r.own.max(0.0)).sum();
+    rise.max(grown).max(told)
 }
 
 /// Part of the extra that is the growth which all share.

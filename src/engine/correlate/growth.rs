@@ -56,7 +56,7 @@ impl Growth {
 
     /// The factor by which the *other* routes grew: the weighted median of their
     /// ratios, or, while those are too few or too young, the ratio of their sums
-    /// without the one that rose most. At least 1: routes squeezed out of a full
+    /// without the one that rose most, if there is another. At least 1: routes squeezed out of a full
     /// pool do not make the others guilty of more.
     pub fn without(&self, id: PartId) -> f64 {
         let others = || self.0.iter().filter(move |ratio| ratio.id != id);
@@ -76,7 +76,9 @@ impl Growth {
     fn pooled(&self, id: PartId) -> f64 {
         let others = || self.0.iter().filter(move |ratio| ratio.id != id);
         let rise = |ratio: &Ratio| ratio.now - ratio.before;
-        let most = others().max_by(|a, b| rise(a).total_cmp(&rise(b)));
+        let most = others()
+            .max_by(|a, b| rise(a).total_cmp(&rise(b)))
+            .filter(|_| others().nth(1).is_some());
         let rest = || others().filter(move |ratio| most.is_none_or(|most| most.id != ratio.id));
         let before: f64 = rest().map(|ratio| ratio.before).sum();
         let now: f64 = rest().map(|ratio| ratio.now).sum();
@@ -126,7 +128,8 @@ mod tests {
 
     #[test]
     fn few_routes_are_pooled_without_the_largest_riser() {
-        assert_eq!(growth(&[2.0, 2.0], &[2.0, 40.0], 0), 1.0);
+        assert_eq!(growth(&[2.0, 2.0], &[2.0, 40.0], 1), 1.0);
+        assert_eq!(growth(&[2.0, 2.0, 2.0], &[2.0, 40.0, 2.0], 0), 1.0);
         assert!((growth(&[2.0, 2.0, 2.0], &[6.0, 6.0, 40.0], 2) - 3.0).abs() < 1e-9);
     }
 

@@ -46,20 +46,28 @@ pub struct Register {
 }
 
 impl Register {
-    /// The number of a part that is seen at `t`.
-    pub fn id(&mut self, part: Part, t: UnixSeconds) -> PartId {
+    /// The number of a part that is seen at `t`; `None` when it is new and
+    /// everybody known was seen at `t` as well.
+    pub fn id(&mut self, part: Part, t: UnixSeconds) -> Option<PartId> {
         if let Some((id, seen)) = self.ids.get_mut(&part) {
             *seen = t;
-            return *id;
+            return Some(*id);
         }
         if self.ids.len() >= LIMIT {
-            self.forget_oldest();
+            self.forget_oldest(t);
+        }
+        if self.ids.len() >= LIMIT {
+            return None;
         }
         let id = self.next;
         self.next = self.next.wrapping_add(1);
         self.names.insert(id, part.clone());
         self.ids.insert(part, (id, t));
-        id
+        Some(id)
+    }
+
+    pub fn knows(&self, part: &Part) -> bool {
+        self.ids.contains_key(part)
     }
 
     /// `None` when it has been forgotten.
@@ -75,9 +83,13 @@ impl Register {
         self.ids.is_empty()
     }
 
-    fn forget_oldest(&mut self) {
-        let mut seen: Vec<(UnixSeconds, PartId)> =
-            self.ids.values().map(|&(id, t)| (t, id)).collect();
+    fn forget_oldest(&mut self, now: UnixSeconds) {
+        let mut seen: Vec<(UnixSeconds, PartId)> = self
+            .ids
+            .values()
+            .filter(|&&(_, t)| t != now)
+            .map(|&(id, t)| (t, id))
+            .collect();
         seen.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         for &(_, id) in seen.iter().take(FORGET) {
             if let Some(part) = self.names.remove(&id) {
@@ -101,10 +113,10 @@ mod tests {
     #[test]
     fn a_part_keeps_its_number() {
         let mut register = Register::default();
-        let first = register.id(route(1), 0.0);
-        let second = register.id(route(2), 0.0);
+        let first = register.id(route(1), 0.0).unwrap();
+        let second = register.id(route(2), 0.0).unwrap();
         assert_ne!(first, second);
-        assert_eq!(register.id(route(1), 5.0), first);
+        assert_eq!(register.id(route(1), 5.0), Some(first));
         assert_eq!(register.name(first), Some(&route(1)));
     }
 

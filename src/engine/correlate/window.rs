@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::parts::{Part, PartId, Register};
+use super::parts::{LIMIT, Part, PartId, Register};
 use super::services::Services;
 use super::sessions::{in_use, waits_for_lock};
 use crate::sample::{PostgresReport, UnixSeconds};
@@ -58,6 +58,8 @@ impl Means {
 #[derive(Debug, Clone, Default)]
 struct Sums {
     t: UnixSeconds,
+    /// Seen during an incident, so no part of the normal mix.
+    unusual: bool,
     ticks: f64,
     in_use: f64,
     lock_waits: f64,
@@ -126,6 +128,7 @@ impl History {
             pooler_waits: f64::from(clients_waiting),
             ..Sums::default()
         };
+        let mut counts: HashMap<Part, f64> = HashMap::new();
         for group in in_use(report) {
             let count = f64::from(group.count);
             tick.in_use += count;
@@ -144,8 +147,18 @@ impl History {
                     application: application.unwrap_or("").to_owned(),
                 },
             };
-            let id = self.register.id(part, t);
-            *tick.parts.entry(id).or_default() += count;
+            *counts.entry(part).or_default() += count;
+        }
+        // When there are more than can be remembered, the small ones go without
+        // a number; and nobody of this tick is forgotten for the sake of another.
+        let mut counts: Vec<(Part, f64)> = counts.into_iter().collect();
+        counts.sort_unstable_by(|(a, n), (b, m)| m.total_cmp(n).then_with(|| a.cmp(b)));
+        counts.truncate(LIMIT);
+        counts.sort_by_key(|(part, _)| !self.register.knows(part));
+        for (part, count) in counts {
+            if let Some(id) = self.register.id(part, t) {
+                tick.parts.insert(id, count);
+            }
         }
         self.recent.push_back(tick);
         while let Some(oldest) = self.recent.front() {
@@ -159,6 +172,9 @@ impl History {
     }
 
     fn fold(&mut self, tick: Sums) {
+        if tick.unusual {
+            return;
+        }
         match self.buckets.back_mut() {
             Some(bucket) if tick.t - bucket.t < BUCKET_SECONDS => bucket.add(&tick),
             _ => self.buckets.push_back(tick),
@@ -172,8 +188,9 @@ impl History {
         self.register.name(id)
     }
 
-    /// The normal mix: up to half an hour that ends 20 s before the onset. When
-    /// the program has not watched that long, all there is before the onset.
+    /// The normal mix: up to half an hour that ends 20 s before the onset,
+    /// without earlier incidents. When there is nothing of it, all there is
+    /// before the onset.
     pub fn before(&self, onset_at: UnixSeconds) -> Means {
         let end = onset_at - BASELINE_END;
         let mut sums = self.between(end - BASELINE_SECONDS, end);
@@ -186,10 +203,18 @@ impl History {
     fn between(&self, from: UnixSeconds, to: UnixSeconds) -> Sums {
         let mut sums = Sums::default();
         let all = self.buckets.iter().chain(&self.recent);
-        for piece in all.filter(|piece| piece.t >= from && piece.t <= to) {
+        for piece in all.filter(|piece| piece.t >= from && piece.t <= to && !piece.unusual) {
             sums.add(piece);
         }
         sums
+    }
+
+    /// Keeps what came after the onset of an incident out of the normal mix, so
+    /// that the next one is not measured against this one.
+    pub fn set_apart(&mut self, onset_at: UnixSeconds) {
+        for tick in self.recent.iter_mut().filter(|tick| tick.t > onset_at) {
+            tick.unusual = true;
+        }
     }
 
     /// Starts to count an incident, with what is already known of it.

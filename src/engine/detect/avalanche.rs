@@ -159,6 +159,7 @@ impl Avalanche {
             .unwrap_or_else(|| Episode::open(&self.history, alarm, band));
         if !alarm.calm {
             episode.extend(&self.history);
+            self.history.set_apart(alarm.onset_at);
         }
         episode.climb.record(t, y);
         let restarted = self
@@ -201,7 +202,7 @@ fn finding(target: &str, situation: &Situation<'_>) -> Finding {
     let explanation = situation.explanation;
     let mut subject = serde_json::Map::new();
     let mut fact = |name: &str, value: f64| {
-        subject.insert(name.to_owned(), json!((value * 10.0).round() / 10.0));
+        subject.insert(name.to_owned(), json!((value * 10.0).round() / 10.0 + 0.0));
     };
     fact("sessions", situation.now);
     fact("expected", situation.band.expected);

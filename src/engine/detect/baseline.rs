@@ -127,6 +127,11 @@ impl Baseline {
         self.level
     }
 
+    /// Seconds learnt from since the warm-up.
+    pub fn age(&self) -> f64 {
+        self.age
+    }
+
     /// What one unit of z is at a scale, in units of the series.
     pub fn unit(&self, scale: usize) -> f64 {
         self.noise[scale].sigma().max(floor(scale)) + RELATIVE_NOISE * self.level.abs()

@@ -41,6 +41,13 @@ const CALM_SCALE: f64 = 8.0;
 /// Samples without which a warm-up knows nothing, however long it took.
 const WARM_UP_SAMPLES: usize = 5;
 
+/// A warm-up may have seen an incident that already ran. For this long after it,
+/// a level that stays far below for [`LOW_FOR`] is believed instead, seconds.
+const YOUNG: f64 = 3600.0;
+
+/// Longer than the warm-up, so it is the better evidence.
+const LOW_FOR: f64 = 300.0;
+
 /// Points kept of the warm-up and of the search for the onset; only polls more
 /// frequent than every 0.06 s exceed it.
 const POINT_LIMIT: usize = 2048;
@@ -216,6 +223,8 @@ struct Watch {
     episode: Option<Episode>,
     /// Nothing is learnt before this time.
     learn_from: UnixSeconds,
+    /// Since when even the slowest scale has been far below a young level.
+    low_since: Option<UnixSeconds>,
 }
 
 impl Watch {
@@ -227,6 +236,7 @@ impl Watch {
             over: 0,
             episode: None,
             learn_from: f64::NEG_INFINITY,
+            low_since: None,
         }
     }
 
@@ -279,6 +289,7 @@ impl Watch {
         if self.over < ALARM_SAMPLES || !risen {
             if t >= self.learn_from {
                 self.baseline.learn(t, dt, smoothed);
+                self.doubt_warm_up(t, &smoothed, tuning);
             }
             return State::Quiet;
         }
@@ -286,6 +297,18 @@ impl Watch {
         self.baseline.forget_pending();
         let episode = Episode::new(self.onset(t), t);
         self.follow(episode, t, y, &smoothed, tuning)
+    }
+
+    fn doubt_warm_up(&mut self, t: UnixSeconds, smoothed: &Smoothed, tuning: &Tuning) {
+        let slowest = SCALES.len() - 1;
+        let below = self.baseline.level() - smoothed[slowest];
+        let low = below > tuning.alarm_z / 2.0 * self.baseline.unit(slowest);
+        if !low || self.baseline.age() > YOUNG {
+            self.low_since = None;
+        } else if t - *self.low_since.get_or_insert(t) >= LOW_FOR {
+            self.low_since = None;
+            self.baseline.accept(smoothed[slowest]);
+        }
     }
 
     fn onset(&self, now: UnixSeconds) -> UnixSeconds {

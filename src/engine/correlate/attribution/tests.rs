@@ -166,3 +166,60 @@ fn thousands_of_routes_are_explained() {
     let explanation = explain(&history, &history.before(29.0), &means);
     assert_eq!(explanation.candidates[0].attribution.route, "/x");
 }
+
+#[test]
+fn more_routes_at_once_than_are_remembered_do_not_hide_the_largest() {
+    let names: Vec<String> = (0..3000).map(|i| format!("/r/{i}")).collect();
+    let tail = names
+        .iter()
+        .map(|name| ("app", Some(name.as_str()), false, 1));
+    let before: Vec<Row<'_>> = QUIET.into_iter().chain(tail.clone()).collect();
+    let mut since = before.clone();
+    // The poller gives the largest groups first.
+    since.insert(0, ("app", Some("/x"), false, 900));
+    let explanation = explained(&before, &since);
+    assert_eq!(explanation.verdict, Verdict::Endpoint, "{explanation:#?}");
+    assert_eq!(explanation.candidates[0].attribution.route, "/x");
+    // Those of the normal mix that are large enough keep their numbers.
+    since[1].3 = 60;
+    let explanation = explained(&before, &since);
+    let second = &explanation.candidates[1];
+    assert_eq!(second.attribution.route, "/a");
+    assert!((second.before - 4.0).abs() < 1e-9, "{second:?}");
+}
+
+#[test]
+fn two_routes_that_rise_alike_are_not_accused() {
+    let before = [
+        ("app", Some("/a"), false, 20),
+        ("app", Some("/b"), false, 2),
+    ];
+    let since = [
+        ("app", Some("/a"), false, 100),
+        ("app", Some("/b"), false, 10),
+    ];
+    let explanation = explained(&before, &since);
+    assert_ne!(explanation.verdict, Verdict::Endpoint, "{explanation:#?}");
+}
+
+#[test]
+fn shares_add_up_to_one_at_most() {
+    let before = [
+        ("app", Some("/a"), false, 60),
+        ("app", Some("/b"), false, 10),
+        ("app", Some("/c"), false, 10),
+        ("app", Some("/d"), false, 10),
+        ("app", Some("/e"), false, 10),
+    ];
+    let since = [
+        ("app", Some("/x"), false, 100),
+        ("app", Some("/b"), false, 19),
+        ("app", Some("/c"), false, 19),
+        ("app", Some("/d"), false, 19),
+        ("app", Some("/e"), false, 10),
+    ];
+    let explanation = explained(&before, &since);
+    let shares = explanation.candidates.iter().map(|c| c.attribution.share);
+    let sum = shares.sum::<f64>() + explanation.unexplained_share.unwrap();
+    assert!((sum - 1.0).abs() < 1e-9, "{sum} {explanation:#?}");
+}

@@ -47,10 +47,22 @@ pub fn evidence(situation: &Situation<'_>) -> Vec<String> {
         words::count(situation.band.upper),
     )];
     evidence.push(format!(
-        "on average since the onset: {} more in the database and {} more waiting in the poolers",
-        words::plural(explanation.extra, "session"),
+        "on average since the onset: {} {} in the database and {} more waiting in the poolers",
+        words::plural(explanation.rise.abs(), "session"),
+        if explanation.rise < 0.0 {
+            "fewer"
+        } else {
+            "more"
+        },
         words::plural(explanation.waiting, "client"),
     ));
+    // Shares are of these, so they must be told where they are not the rise.
+    if !explanation.candidates.is_empty() && explanation.extra >= explanation.rise + 1.0 {
+        evidence.push(format!(
+            "the extra sessions in the database are {}: what grew took places of what shrank",
+            words::mean(explanation.extra),
+        ));
+    }
     evidence.extend(explanation.candidates.iter().map(candidate));
     evidence.extend(looked_at(explanation));
     if let Some(seconds) = situation.restarted {
@@ -178,28 +190,30 @@ const ROUTE_LIMIT: usize = 120;
 /// that know no route give controller and action, which are shown as
 /// `controller#action`.
 fn tagged_with(route: &str) -> String {
-    let whole = matches("='", route, true);
+    // Not any tag, and no literal of the statement, that happens to be equal.
+    let whole = matches("[*, ]route='", route, "'");
     match route.split_once('#') {
         None => whole,
         Some((controller, action)) => format!(
             "({whole} OR {} AND {})",
-            matches("controller(='|:'?)", controller, false),
-            matches("action(='|:'?)", action, false),
+            matches("[*, ]controller(='|:'?)", controller, "[', *]"),
+            matches("[*, ]action(='|:'?)", action, "[', *]"),
         ),
     }
 }
 
-/// The condition that a value follows a prefix (a regular expression), plain or
-/// percent-encoded: emitters differ in what they encode, and some double `%`. A
-/// regular expression, because a `LIKE` pattern cannot say "this or that".
-fn matches(prefix: &str, value: &str, quoted: bool) -> String {
+/// The condition that a value stands between a prefix and an end (regular
+/// expressions), plain or percent-encoded: emitters differ in what they encode,
+/// and some double `%`. A regular expression, because a `LIKE` pattern cannot say
+/// "this or that". A value that is cut has no end.
+fn matches(prefix: &str, value: &str, end: &str) -> String {
     let mut pattern = String::from(prefix);
     let mut characters = value.chars();
     for character in characters.by_ref().take(ROUTE_LIMIT) {
         push_pattern(&mut pattern, character);
     }
-    if quoted && characters.next().is_none() {
-        pattern.push('\'');
+    if characters.next().is_none() {
+        pattern.push_str(end);
     }
     format!("query ~ {}", words::sql_literal(&pattern))
 }
@@ -246,15 +260,16 @@ mod tests {
 
     #[test]
     fn a_plain_route_stays_readable() {
-        assert_eq!(tagged_with("users"), "query ~ '=''users'''");
+        assert_eq!(tagged_with("users"), "query ~ '[*, ]route=''users'''");
     }
 
     #[test]
     fn a_controller_and_its_action_are_looked_for_apart() {
         assert_eq!(
             tagged_with("users#show"),
-            "(query ~ '=''users(\\#|%+23)show''' OR query ~ 'controller(=''|:''?)users' \
-             AND query ~ 'action(=''|:''?)show')"
+            "(query ~ '[*, ]route=''users(\\#|%+23)show''' \
+             OR query ~ '[*, ]controller(=''|:''?)users['', *]' \
+             AND query ~ '[*, ]action(=''|:''?)show['', *]')"
         );
     }
 
@@ -262,7 +277,7 @@ mod tests {
     fn reserved_characters_match_plain_and_encoded() {
         assert_eq!(
             tagged_with("GET /{id}"),
-            "query ~ '=''GET( |[+]|%+20)(/|%+2[Ff])(\\{|%+7[Bb])id(\\}|%+7[Dd])'''"
+            "query ~ '[*, ]route=''GET( |[+]|%+20)(/|%+2[Ff])(\\{|%+7[Bb])id(\\}|%+7[Dd])'''"
         );
     }
 
@@ -279,6 +294,6 @@ mod tests {
     #[test]
     fn a_long_route_is_cut_and_left_open() {
         let condition = tagged_with(&"x".repeat(500));
-        assert_eq!(condition.len(), "query ~ '=''".len() + 120 + 1);
+        assert_eq!(condition.len(), "query ~ '[*, ]route=''".len() + 120 + 1);
     }
 }

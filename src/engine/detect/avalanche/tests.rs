@@ -569,3 +569,66 @@ fn the_culprit_is_found_in_a_random_crowd() {
         assert!(at_10 >= 26, "{at_10} of 30 named at +10 s");
     }
 }
+
+#[test]
+fn an_earlier_incident_is_no_part_of_the_normal_mix() {
+    let mut stage = Stage::quiet(14);
+    stage.after(1200, add(Some(CULPRIT), 100), 0).unwrap();
+    assert_eq!(stage.after(420, |_| {}, 0), None);
+    // The same route again, at less than its mean of the last half hour.
+    let second = stage.after(15, add(Some(CULPRIT), 30), 0).unwrap();
+    assert_eq!(second.cause, Some(Cause::Endpoint), "{second:#?}");
+    assert!(second.attribution[0].share > 0.8, "{second:#?}");
+}
+
+#[test]
+fn a_full_database_is_not_said_to_have_more_sessions() {
+    let mut stage = Stage::quiet(15);
+    // Twenty of the normal mix make way for twenty of the culprit.
+    let displaced = |mix: &mut Mix| {
+        mix.clear();
+        add(Some(CULPRIT), 4)(mix);
+    };
+    let finding = stage.after(30, displaced, 80).unwrap();
+    assert!(
+        !says(&finding, "4 sessions more in the database"),
+        "{finding:#?}"
+    );
+}
+
+#[test]
+fn an_avalanche_during_the_warm_up_does_not_hide_the_next_one() {
+    let mut stage = Stage::new(16);
+    assert_eq!(stage.after(600, add(Some(CULPRIT), 100), 0), None);
+    for _ in 0..900 {
+        assert_eq!(stage.tick(|_| {}, 0), None);
+    }
+    let next = stage.after(30, add(Some(CULPRIT), 40), 0);
+    assert!(next.is_some(), "{:?}", stage.avalanche.band());
+}
+
+#[test]
+fn a_cause_does_not_flap() {
+    // One route explains about as much as is needed to be named.
+    let mut flips = Vec::new();
+    for seed in 0..20 {
+        let mut stage = Stage::quiet(100 + seed);
+        let mut causes = Vec::new();
+        for _ in 0..300 {
+            let (x, y) = (
+                poisson(&mut stage.random, 20.0),
+                poisson(&mut stage.random, 14.0),
+            );
+            let noisy = |mix: &mut Mix| {
+                add(Some("GET /x"), x)(mix);
+                add(None, y)(mix);
+                mix.push(("cron".to_owned(), None, false, 7));
+            };
+            causes.extend(stage.tick(noisy, 0).map(|finding| finding.cause));
+        }
+        causes.dedup();
+        flips.push(causes.len());
+    }
+    println!("{flips:?}");
+    assert!(flips.iter().all(|&count| count <= 3), "{flips:?}");
+}
