@@ -119,10 +119,14 @@ impl Headroom {
     }
 
     fn count(&mut self, t: UnixSeconds, report: &PostgresReport) {
+        self.refused = 0;
         let Some(slots) = Slots::of(report) else {
+            // Without a limit there is only this to go by: we got in.
+            if self.slots.is_none() {
+                self.mark(t, self.open_since.is_some());
+            }
             return;
         };
-        self.refused = 0;
         self.slots = Some(slots);
         self.holders = holders(report);
         self.recent.push_back((t, slots.used));
@@ -138,6 +142,11 @@ impl Headroom {
         } else {
             ratio >= self.settings.open_ratio
         };
+        self.mark(t, crossed);
+    }
+
+    /// Opens or closes once the mark has been crossed for long enough.
+    fn mark(&mut self, t: UnixSeconds, crossed: bool) {
         if !crossed {
             self.crossed_since = None;
             return;

@@ -183,3 +183,16 @@ fn it_can_be_switched_off() {
         None
     );
 }
+
+#[test]
+fn a_refusal_is_over_once_logins_work_even_when_the_limit_is_not_known() {
+    let mut headroom = headroom();
+    let refused = failed(FailureReason::TooManyConnections);
+    assert_eq!(changes(&mut headroom, 0, 5, &refused), [0]);
+    let unknown = PostgresReport {
+        server: None,
+        ..report(10, 103)
+    };
+    assert_eq!(changes(&mut headroom, 10, 30, &unknown), [20]);
+    assert!(headroom.observe(50.0, &unknown).is_none());
+}
