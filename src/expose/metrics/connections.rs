@@ -57,13 +57,17 @@ fn put_groups(page: &mut Page, target: &str, groups: &[Group]) {
         *counts.entry(key).or_insert(0.0) += f64::from(group.count);
     }
     let (top, rest) = largest(counts, MAX_GROUPS);
+    // What the poller itself has summed up goes with the rest, not beside it.
+    let (summed, top): (Vec<_>, Vec<_>) = top
+        .into_iter()
+        .partition(|(key, _)| key[..3].iter().all(|label| label == OTHER));
     for ([database, user, application, state], count) in &top {
         let labels = [target, database, user, application, state];
         page.put(&table::CONNECTIONS, labels, *count);
     }
     // The state is kept, so that a sum by state stays right.
     let mut others = BTreeMap::new();
-    for ([_, _, _, state], count) in rest {
+    for ([_, _, _, state], count) in rest.into_iter().chain(summed) {
         *others.entry(state).or_insert(0.0) += count;
     }
     for (state, count) in &others {

@@ -16,9 +16,12 @@ use crate::observe::postgres::unix;
 use crate::observe::sql;
 use crate::sample::{Backend, Group};
 
-/// What stands in every text column of the group that sums up those beyond the
-/// limit of groups.
+/// What stands in every text column but the state of the groups that sum up
+/// those beyond the limit of groups.
 pub const OTHER: &str = "other";
+
+/// The state of a session that does nothing.
+const IDLE: &str = "idle";
 
 /// Groups and single rows. `$1` are pids to be returned as single rows: those
 /// of the lock table.
@@ -30,8 +33,8 @@ pub const OTHER: &str = "other";
 ///   while it runs or its transaction is open. Splitting by `,route='` stands
 ///   for a parser of comments: it costs a microsecond a session, a regular
 ///   expression or a `translate` of the comment ten.
-/// * Limits: 2,000 groups (the rest is told by `total`), 2,000 waiters, 200
-///   try-lock callers, the 20 oldest transactions, the 50 statements that have
+/// * Limits: 2,000 groups, those not idle first (the rest is told by `total` and
+///   `total_idle`), 2,000 waiters, 200 try-lock callers, the 20 oldest transactions, the 50 statements that have
 ///   run longest.
 pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   SELECT pid, leader_pid, datid, usesysid, application_name, client_addr, client_port, backend_start, xact_start,
@@ -59,8 +62,8 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
                 split_part(split_part(comment, ',controller=''', 2), '''', 1) || '#'
                 || split_part(split_part(comment, ',action=''', 2), '''', 1)
               WHEN comment LIKE '%,controller:%' THEN
-                split_part(translate(split_part(comment, ',controller:', 2), ' */', ',,,'), ',', 1) || '#'
-                || split_part(translate(split_part(comment, ',action:', 2), ' */', ',,,'), ',', 1)
+                split_part(translate(split_part(comment, ',controller:', 2), ' *', ',,'), ',', 1) || '#'
+                || split_part(translate(split_part(comment, ',action:', 2), ' *', ',,'), ',', 1)
          END AS route,
          count(*) AS members
   FROM commented GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
@@ -76,14 +79,15 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   UNION (SELECT pid FROM busy WHERE is_client AND state = 'active' AND pid <> pg_backend_pid()
          ORDER BY query_start LIMIT 50)
 )
-(SELECT members, sum(members) OVER ()::int8 AS total, datid, usesysid, application_name, client_addr, state,
-        wait_event_type, wait_event, left(route, 300) AS text,
+(SELECT members, sum(members) OVER ()::int8 AS total,
+        sum(members) FILTER (WHERE state = 'idle') OVER ()::int8 AS total_idle,
+        datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event, left(route, 300) AS text,
         NULL::int4 AS pid, NULL::int4 AS leader_pid, NULL::int4 AS client_port, NULL::timestamptz AS backend_start,
         NULL::timestamptz AS xact_start, NULL::timestamptz AS query_start, NULL::timestamptz AS state_change,
         NULL::bool AS holds_xmin, NULL::int8 AS query_id
- FROM grouped ORDER BY members DESC LIMIT 2000)
+ FROM grouped ORDER BY state IS NOT DISTINCT FROM 'idle', members DESC LIMIT 2000)
 UNION ALL
-SELECT NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+SELECT NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
        left(query, 1023), pid, leader_pid, client_port, backend_start, xact_start, query_start, state_change,
        holds_xmin, query_id
 FROM busy WHERE pid IN (SELECT pid FROM picked)";
@@ -95,6 +99,8 @@ pub struct Activity {
     backends: Vec<(Oids, Backend)>,
     /// Client backends in all, also in groups beyond the limit.
     total: u32,
+    /// The idle among them.
+    total_idle: u32,
     /// A limit has cut the waiters or the try-lock callers.
     pub truncated: bool,
 }
@@ -127,6 +133,8 @@ impl Activity {
             let oids = Oids::of(row)?;
             if let Some(members) = row.try_get::<_, Option<i64>>("members")? {
                 activity.total = row.try_get::<_, Option<i64>>("total")?.map_or(0, count);
+                let idle = row.try_get::<_, Option<i64>>("total_idle")?;
+                activity.total_idle = idle.map_or(0, count);
                 activity.groups.push((oids, group(row, count(members))?));
             } else {
                 activity.backends.push((oids, backend(row)?));
@@ -151,7 +159,17 @@ impl Activity {
     /// Groups and single rows with names; the sum of the groups is the number
     /// of client backends.
     pub fn named(self, names: &Names) -> (Vec<Group>, Vec<Backend>) {
-        let shown: u32 = self.groups.iter().map(|(_, group)| group.count).sum();
+        let idle = |group: &Group| group.state.as_deref() == Some(IDLE);
+        let shown = |wanted: bool| -> u32 {
+            let groups = self.groups.iter().map(|(_, group)| group);
+            let alike = groups.filter(|group| idle(group) == wanted);
+            alike.map(|group| group.count).sum()
+        };
+        let total_busy = self.total.saturating_sub(self.total_idle);
+        let rests = [
+            rest(IDLE, self.total_idle.saturating_sub(shown(true))),
+            rest(OTHER, total_busy.saturating_sub(shown(false))),
+        ];
         let mut groups: Vec<Group> = self
             .groups
             .into_iter()
@@ -161,9 +179,7 @@ impl Activity {
                 ..group
             })
             .collect();
-        if self.total > shown {
-            groups.push(rest(self.total - shown));
-        }
+        groups.extend(rests.into_iter().filter(|group| group.count > 0));
         let backends = self
             .backends
             .into_iter()
@@ -186,14 +202,14 @@ fn tries_lock(backend: &Backend) -> bool {
     query.contains("pg_try_advisory")
 }
 
-fn rest(count: u32) -> Group {
+fn rest(state: &str, count: u32) -> Group {
     let other = || Some(OTHER.to_owned());
     Group {
         database: other(),
         user: other(),
         application: other(),
         client: other(),
-        state: other(),
+        state: Some(state.to_owned()),
         count,
         ..Group::default()
     }
@@ -246,4 +262,37 @@ fn client(row: &Row) -> Result<Option<String>, Error> {
 
 fn count(value: i64) -> u32 {
     u32::try_from(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_sessions_beyond_the_limit_are_not_told_as_busy() {
+        let oids = Oids {
+            database: None,
+            role: None,
+        };
+        let group = |state: &str, count| Group {
+            state: Some(state.to_owned()),
+            count,
+            ..Group::default()
+        };
+        let activity = Activity {
+            groups: vec![(oids, group("active", 5)), (oids, group(IDLE, 3))],
+            total: 100,
+            total_idle: 93,
+            ..Activity::default()
+        };
+        let (groups, _) = activity.named(&Names::default());
+        let told: Vec<_> = groups
+            .iter()
+            .map(|group| (group.state.as_deref(), group.count))
+            .collect();
+        let idle = |count| (Some(IDLE), count);
+        let expected = [(Some("active"), 5), idle(3), idle(90), (Some(OTHER), 2)];
+        assert_eq!(told, expected);
+        assert_eq!(groups[2].application.as_deref(), Some(OTHER));
+    }
 }
