@@ -398,6 +398,29 @@ async fn a_server_without_a_free_slot_is_a_finding_and_a_kept_session_goes_on() 
 }
 
 #[tokio::test]
+async fn the_limit_of_a_role_or_a_database_is_not_the_server_s() {
+    let postgres = server(PostgresOptions::default()).await;
+    for statement in [
+        "CREATE ROLE narrow LOGIN CONNECTION LIMIT 1",
+        "CREATE ROLE watch LOGIN",
+        "CREATE DATABASE small CONNECTION LIMIT 1",
+    ] {
+        postgres.execute("postgres", statement).await.expect("set");
+    }
+    let _one = postgres.connect("narrow", "postgres").await.expect("one");
+    let _other = postgres.connect("watch", "small").await.expect("one");
+    let small = Dsn {
+        database: "small".into(),
+        ..dsn(postgres.port(), "watch")
+    };
+    for connection in [dsn(postgres.port(), "narrow"), small] {
+        let refused = failure_of(connection).await;
+        assert_eq!(refused.reason, FailureReason::Other, "{refused}");
+        assert!(refused.to_string().contains("too many"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_login_is_told_in_one_sentence_without_the_password() {
     let postgres = server(PostgresOptions {
         auth: PostgresAuth::Scram("right".into()),

@@ -299,6 +299,16 @@ fn refusal(error: &DbError, dsn: &Dsn, expected: Expected) -> PollError {
 fn of_sqlstate(error: &DbError) -> FailureReason {
     let text = error.message();
     match error.code().code() {
+        // The limit of one role or one database says nothing about the slots of
+        // the server; the words are translated, the names of routines are not.
+        "53300"
+            if matches!(
+                error.routine(),
+                Some("InitializeSessionUserId" | "CheckMyDatabase")
+            ) =>
+        {
+            FailureReason::Other
+        }
         "53300" => FailureReason::TooManyConnections,
         "28P01" | "28000" => FailureReason::Auth,
         "57P01" | "57P02" | "57P03" | "57P05" | "25P03" => FailureReason::Refused,
