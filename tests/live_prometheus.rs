@@ -1,45 +1,18 @@
 //! From a real lock to a real alert: PostgreSQL, PgBouncer, the daemon, and a
 //! Prometheus with the rule file as it is shipped.
 
+mod common;
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use snowpit::config::Config;
 use snowpit::daemon;
-use snowpit::demo::servers::{
-    Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, Prometheus,
-};
+use snowpit::demo::servers::{PgBouncer, Prometheus};
+
+use common::Stage;
 
 const KEY: i64 = 42_424_242_424_242;
-
-async fn servers() -> (Postgres, PgBouncer) {
-    let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
-    for sql in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
-        postgres.execute("postgres", sql).await.unwrap();
-    }
-    let pooler = PgBouncer::start(PgBouncerOptions {
-        databases: vec![Alias::new("app", postgres.port())],
-        users: vec![("app".into(), String::new())],
-        ..PgBouncerOptions::default()
-    })
-    .await
-    .unwrap();
-    (postgres, pooler)
-}
-
-fn config(postgres: &Postgres, pooler: &PgBouncer) -> Config {
-    let text = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n\
-         [[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\
-         [[pgbouncer]]\nname = \"pooler-1\"\ntarget = \"main\"\ndsn = \"{}\"\n\
-         [poolers]\ncomplete = true\n\
-         [[advisory_lock]]\nkey = {KEY}\nname = \"gateway bootstrap\"\n",
-        postgres.dsn("postgres", "postgres"),
-        pooler.dsn("stats", "pgbouncer"),
-    );
-    Config::parse(&text, "the test", |_| None).unwrap()
-}
 
 /// The data of an answer of Prometheus' API.
 async fn ask(prometheus: &Prometheus, path: &str) -> Value {
@@ -83,8 +56,13 @@ async fn leave_a_lock(pooler: &PgBouncer) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orphan_fires_in_prometheus_and_resolves_after_reconnect() {
-    let (postgres, pooler) = servers().await;
-    let running = daemon::start(config(&postgres, &pooler)).await.unwrap();
+    let stage = Stage::start().await;
+    let text = stage.configuration(&format!(
+        "[poolers]\ncomplete = true\n\
+         [[advisory_lock]]\nkey = {KEY}\nname = \"gateway bootstrap\"\n"
+    ));
+    let running = daemon::start(common::parse(&text)).await.unwrap();
+    let Stage { postgres, pooler } = stage;
     let scrape = format!(
         "scrape_configs:\n  - job_name: snowpit\n    scrape_interval: 1s\n    \
          static_configs: [{{targets: ['{}']}}]\n",

@@ -1,93 +1,29 @@
 //! The truth table of the verdicts: every one of them staged on a real
 //! PostgreSQL behind real PgBouncers, and told by the daemon that watches them.
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use snowpit::config::Config;
 use snowpit::daemon::{self, RunningDaemon};
-use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
 use snowpit::engine::incident::{Incident, Kind};
 use snowpit::engine::locks::{AdvisoryLock, Verdict};
 use tokio::time::Instant;
 use tokio_postgres::Client;
+
+use common::Stage;
 
 /// Long enough for any verdict on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Polls that a verdict must survive before it counts as told.
 const STEADY: Duration = Duration::from_secs(4);
 
-struct Stage {
-    postgres: Postgres,
-    pooler: PgBouncer,
-}
-
-/// Two pools of one database: `app` in transaction mode, `steady` in session
-/// mode.
-async fn stage() -> Stage {
-    let postgres = Postgres::start(PostgresOptions {
-        settings: vec![("max_prepared_transactions".into(), "5".into())],
-        ..PostgresOptions::default()
-    })
-    .await
-    .unwrap();
-    postgres
-        .execute("postgres", "CREATE ROLE app LOGIN SUPERUSER")
-        .await
-        .unwrap();
-    postgres
-        .execute("postgres", "CREATE DATABASE app OWNER app")
-        .await
-        .unwrap();
-    let pooler = pooler(&postgres).await;
-    Stage { postgres, pooler }
-}
-
-async fn pooler(postgres: &Postgres) -> PgBouncer {
-    let app = Alias::new("app", postgres.port());
-    PgBouncer::start(PgBouncerOptions {
-        databases: vec![
-            app.clone(),
-            Alias {
-                name: "steady".into(),
-                pool_mode: Some("session".into()),
-                ..app
-            },
-        ],
-        users: vec![("app".into(), String::new())],
-        ..PgBouncerOptions::default()
-    })
-    .await
-    .unwrap()
-}
-
-impl Stage {
-    /// The daemon with the pooler polled, and `more` in its configuration.
-    async fn watch(&self, more: &str) -> Watch {
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n\
-             [[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\
-             [[pgbouncer]]\nname = \"pooler-1\"\ntarget = \"main\"\ndsn = \"{}\"\n{more}",
-            self.postgres.dsn("postgres", "postgres"),
-            self.pooler.console_dsn(),
-        );
-        Watch::start(&text).await
-    }
-
-    /// A client of the pool `database`; simple queries only.
-    async fn client(&self, database: &str, application: &str) -> Client {
-        self.pooler
-            .connect("app", database, application)
-            .await
-            .unwrap()
-    }
-}
-
 struct Watch(RunningDaemon);
 
 impl Watch {
     async fn start(text: &str) -> Self {
-        let config = Config::parse(text, "test", |_| None).unwrap_or_else(|e| panic!("{e}"));
+        let config = common::parse(text);
         Self(daemon::start(config).await.unwrap())
     }
 
@@ -148,13 +84,12 @@ async fn take(client: &Client, key: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_verdict_is_told_right() {
-    let stage = stage().await;
-    let watch = stage
-        .watch(
-            "[poolers]\ncomplete = true\n\
-             [[advisory_lock]]\nkey = 70\nname = \"leader\"\nallow = true\n",
-        )
-        .await;
+    let stage = Stage::start().await;
+    let text = stage.configuration(
+        "[poolers]\ncomplete = true\n\
+         [[advisory_lock]]\nkey = 70\nname = \"leader\"\nallow = true\n",
+    );
+    let watch = Watch::start(&text).await;
 
     // Each situation has its own clients, and each client that comes after a
     // lock was left keeps the earlier ones linked or idle as they are.
@@ -221,9 +156,9 @@ async fn every_verdict_is_told_right() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_behind_a_pooler_that_is_not_polled_is_unknown() {
-    let stage = stage().await;
-    let second = pooler(&stage.postgres).await;
-    let watch = stage.watch("").await;
+    let stage = Stage::start().await;
+    let second = common::pooler(&stage.postgres).await;
+    let watch = Watch::start(&stage.configuration("")).await;
     let client = second.connect("app", "app", "hidden").await.unwrap();
     take(&client, "42424242424242").await;
     drop(client);
@@ -242,7 +177,7 @@ async fn a_lock_behind_a_pooler_that_is_not_polled_is_unknown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_idle_holder_from_a_poolers_address_is_suspect() {
-    let stage = stage().await;
+    let stage = Stage::start().await;
     let watch = Watch::start(&format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n\
          [[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\

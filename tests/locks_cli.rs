@@ -1,13 +1,17 @@
 //! `snowpit locks` against real servers: an orphan, a blocked session, and a
 //! source that does not answer.
 
+mod common;
+
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
+use snowpit::demo::servers::{Postgres, PostgresOptions};
 use tokio::process::Command;
+
+use common::Stage;
 
 async fn locks(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_snowpit"))
@@ -22,30 +26,12 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-async fn servers() -> (Postgres, PgBouncer) {
-    let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
-    for sql in ["CREATE ROLE app LOGIN", "CREATE DATABASE app OWNER app"] {
-        postgres.execute("postgres", sql).await.unwrap();
-    }
-    let pooler = PgBouncer::start(PgBouncerOptions {
-        databases: vec![Alias::new("app", postgres.port())],
-        users: vec![("app".into(), String::new())],
-        ..PgBouncerOptions::default()
-    })
-    .await
-    .unwrap();
-    (postgres, pooler)
-}
-
-fn config(directory: &Path, postgres: &Postgres, pooler: &PgBouncer) -> String {
+/// Beside the target there is one that does not answer.
+fn config(directory: &Path, stage: &Stage) -> String {
     let file = directory.join("snowpit.toml");
-    let text = format!(
-        "[[postgres]]\nname = \"main\"\ndsn = \"{}\"\n\
-         [[postgres]]\nname = \"dead\"\ndsn = \"postgresql://nobody@127.0.0.1:1/postgres\"\n\
-         [[pgbouncer]]\nname = \"pooler-1\"\ntarget = \"main\"\ndsn = \"{}\"\n\
+    let text = stage.configuration(
+        "[[postgres]]\nname = \"dead\"\ndsn = \"postgresql://nobody@127.0.0.1:1/postgres\"\n\
          [poolers]\ncomplete = true\n",
-        postgres.dsn("postgres", "postgres"),
-        pooler.dsn("stats", "pgbouncer"),
     );
     std::fs::write(&file, text).unwrap();
     file.display().to_string()
@@ -53,14 +39,15 @@ fn config(directory: &Path, postgres: &Postgres, pooler: &PgBouncer) -> String {
 
 #[tokio::test]
 async fn an_orphan_and_a_blocked_session_are_shown_with_the_command_that_helps() {
-    let (postgres, pooler) = servers().await;
+    let stage = Stage::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let config = config(directory.path(), &postgres, &pooler);
+    let config = config(directory.path(), &stage);
 
     let quiet = locks(&["--config", &config]).await;
     assert_eq!(quiet.status.code(), Some(0), "{}", text(&quiet.stderr));
     assert!(text(&quiet.stdout).contains("Nobody waits for a lock."));
 
+    let Stage { postgres, pooler } = stage;
     let client = pooler.connect("app", "app", "gateway").await.unwrap();
     let taken = client
         .simple_query("SELECT pg_try_advisory_lock(42424242424242)")
