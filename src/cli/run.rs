@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::daemon;
@@ -38,6 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(refuse_to_reload(signal(SignalKind::hangup())?));
     let mut running = daemon::start(config).await?;
     tracing::info!(address = %running.address(), "listening");
     let failure = tokio::select! {
@@ -50,6 +51,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => Err(failure.into()),
+    }
+}
+
+/// Unhandled, SIGHUP ends the process, and who sends it expects a reload.
+async fn refuse_to_reload(mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        tracing::warn!("SIGHUP: this version cannot reload; restart it to read the configuration");
     }
 }
 

@@ -57,6 +57,8 @@ pub struct Avalanche {
     detector: OnsetDetector,
     history: History,
     started_at: Option<UnixSeconds>,
+    /// When the server was started again while it was watched.
+    restarted_at: Option<UnixSeconds>,
     episode: Option<Episode>,
     last: Option<Finding>,
 }
@@ -95,6 +97,7 @@ impl Avalanche {
             detector: OnsetDetector::new(tuning.into()),
             history: History::default(),
             started_at: None,
+            restarted_at: None,
             episode: None,
             last: None,
         }
@@ -148,6 +151,7 @@ impl Avalanche {
             .is_some_and(|known| (known - started_at).abs() >= 1.0)
         {
             self.detector.hold_learning(RESTART_PAUSE);
+            self.restarted_at = Some(started_at);
         }
         self.started_at = Some(started_at);
     }
@@ -163,8 +167,8 @@ impl Avalanche {
         }
         episode.climb.record(t, y);
         let restarted = self
-            .started_at
-            .map(|started_at| alarm.onset_at - started_at)
+            .restarted_at
+            .map(|restarted_at| alarm.onset_at - restarted_at)
             .filter(|seconds| (0.0..RESTART_NEWS).contains(seconds));
         let situation = Situation {
             alarm,

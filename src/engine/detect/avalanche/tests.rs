@@ -632,3 +632,22 @@ fn a_cause_does_not_flap() {
     println!("{flips:?}");
     assert!(flips.iter().all(|&count| count <= 3), "{flips:?}");
 }
+
+#[test]
+fn a_start_before_ours_is_no_restart() {
+    let mut stage = Stage::new(14);
+    let mut last = None;
+    for second in 0..320 {
+        let mut mix = ordinary(&mut stage.random, 1.0);
+        if second >= 300 {
+            add(Some(CULPRIT), 60)(&mut mix);
+        }
+        let mut report = report(&mix);
+        report.server = Some(Server {
+            started_at: Some(-10.0),
+            ..Server::default()
+        });
+        last = stage.observe(&report, 0);
+    }
+    assert!(!says(&last.unwrap(), "restarted"));
+}
