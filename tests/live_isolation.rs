@@ -135,10 +135,13 @@ async fn dead_mute_and_dying_sources_hold_up_no_other_and_secrets_stay_inside() 
     let mut program = run(&config, std::fs::File::create(&log).unwrap().into());
     wait_for_up(listen, "dying", true).await;
     wait_for_up(listen, "good", true).await;
+    let pid = Pid::from_raw(i32::try_from(program.id().unwrap()).unwrap());
+    kill(pid, Signal::SIGHUP).unwrap();
 
     dying.stop().await;
     let polls = polls_in_six_seconds(listen).await;
-    assert!((5..=7).contains(&polls), "{polls} polls in 6 s");
+    // Six when the machine is idle. One that waits for a mute source has none.
+    assert!((3..=7).contains(&polls), "{polls} polls in 6 s");
     for name in ["dead", "dying", "mute"] {
         let source = source(listen, name).await;
         assert_eq!(source["up"], false, "{source}");
@@ -165,13 +168,16 @@ async fn dead_mute_and_dying_sources_hold_up_no_other_and_secrets_stay_inside() 
     let _half = tokio::net::TcpStream::connect(("127.0.0.1", listen))
         .await
         .unwrap();
-    let pid = i32::try_from(program.id().unwrap()).unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
     let status = timeout(Duration::from_secs(5), program.wait()).await;
     assert_eq!(status.expect("it ends within 5 s").unwrap().code(), Some(0));
 
     said += &std::fs::read_to_string(&log).unwrap();
     assert!(said.contains("TRACE"), "the log is a full one");
+    assert!(
+        said.contains("SIGHUP: this version cannot reload"),
+        "it is told"
+    );
     for secret in [PASSWORD, LITERAL] {
         let at = said.find(secret).map(|at| &said[at.saturating_sub(80)..at]);
         assert_eq!(at, None, "{secret} was told");
@@ -190,7 +196,7 @@ async fn the_watch_goes_on_when_nobody_reads_the_log() {
     drop(program.stderr.take());
     wait_for_up(listen, "good", true).await;
     let polls = polls_in_six_seconds(listen).await;
-    assert!((5..=7).contains(&polls), "{polls} polls in 6 s");
+    assert!((3..=7).contains(&polls), "{polls} polls in 6 s");
     let pid = i32::try_from(program.id().unwrap()).unwrap();
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
     let status = timeout(Duration::from_secs(5), program.wait()).await;
