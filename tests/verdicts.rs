@@ -8,7 +8,7 @@ use snowpit::engine::settings::{NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
     Backend, ClientSocket, Lock, LockCount, PgbouncerReport, Pool, PostgresReport,
-    PreparedTransaction, Report, Sample, ServerSocket,
+    PreparedTransaction, Report, Sample, Server, ServerSocket,
 };
 
 const KEY: i64 = 42;
@@ -771,4 +771,28 @@ fn a_client_whose_age_cannot_be_told_is_not_taken_for_gone() {
     scene.seconds(6);
     assert_eq!(scene.verdict(), Verdict::Stranded);
     assert!(scene.events.is_empty());
+}
+
+#[test]
+fn who_spins_on_a_try_lock_is_counted_without_its_holder() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.server = Some(Server {
+        clock: Some(START),
+        ..Server::default()
+    });
+    let session = |pid, state: &str, age: f64| Backend {
+        pid,
+        state: Some(state.into()),
+        state_change: Some(START - age),
+        query: Some("SELECT pg_try_advisory_lock($1)".into()),
+        ..holder()
+    };
+    scene.postgres.backends = vec![
+        session(PID, "idle", 1.0),
+        session(2, "active", 0.0),
+        session(3, "idle in transaction", 9.0),
+        session(4, "idle", 600.0),
+    ];
+    scene.second();
+    assert_eq!(scene.view().spinners, 2);
 }

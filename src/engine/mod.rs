@@ -13,6 +13,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod stats;
 mod target;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,7 +12,6 @@ mod account;
 use serde_json::json;
 
 use super::onset::{Alarm, OnsetDetector, State};
-use super::words;
 use crate::engine::correlate::Services;
 use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
 use crate::engine::correlate::sessions::{in_use, tells_of_use};
@@ -20,6 +19,7 @@ use crate::engine::correlate::window::{History, Means, Since};
 use crate::engine::incident::{Cause, Finding, Kind};
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Band;
+use crate::engine::words;
 use crate::sample::{PostgresReport, UnixSeconds};
 
 /// Nothing is learnt for this long after a restart of the server was seen, in

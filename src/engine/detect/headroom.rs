@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::json;
 
-use super::words;
 use crate::engine::incident::{Finding, Kind, Severity};
 use crate::engine::settings::{ConnectionHeadroom, Settings};
+use crate::engine::words;
 use crate::sample::{FailureReason, PostgresReport, UnixSeconds};
 
 /// The forecast looks at the growth of this many seconds.

@@ -10,7 +10,6 @@ pub mod clock;
 pub mod episode;
 pub mod headroom;
 pub mod onset;
-pub mod words;
 
 pub use avalanche::{Avalanche, AvalancheInput};
 pub use headroom::Headroom;

@@ -25,6 +25,10 @@ const MAX_TRACKED: usize = 20_000;
 /// kind, so that those it has open are always among them.
 const MAX_FINDINGS: usize = 100;
 
+/// The longest pause that spinning clients make between two tries, in seconds,
+/// and some: back-offs are usually capped at ten.
+const SPIN_PAUSE: f64 = 15.0;
+
 /// Follows the advisory locks of one target.
 #[derive(Debug)]
 pub struct AdvisoryLocks {
@@ -93,7 +97,9 @@ impl AdvisoryLocks {
             let backend = lock.pid.and_then(|pid| backends.get(&pid).copied());
             let mut view = plain_view(lock, looks, &prepared);
             view.waiters = *waiters.get(&key_of(lock)).unwrap_or(&0);
-            view.spinners = *spinners.get(&view.database).unwrap_or(&0);
+            let spinning = spinners.get(view.database.as_str()).into_iter().flatten();
+            let others = spinning.filter(|pid| Some(**pid) != lock.pid).count();
+            view.spinners = u32::try_from(others).unwrap_or(u32::MAX);
             let identity = LockIdentity::of(lock, backend, &prepared);
             if let Some(identity) = &identity {
                 seen.insert(identity.clone());
@@ -418,15 +424,22 @@ fn waiters_by_key(report: &PostgresReport) -> HashMap<KeyOf<'_>, u32> {
     waiters
 }
 
-/// A try-lock never waits, so a spin shows only in the statements' text. The
-/// keys are redacted there: counted by database.
-fn spinners_by_database(report: &PostgresReport) -> BTreeMap<String, u32> {
-    let mut spinners = BTreeMap::new();
+/// A try-lock never waits, so a spin shows only in the text of the statements
+/// that sessions run, or ran last before the pause between two tries. The keys
+/// are redacted there: told apart by database only.
+fn spinners_by_database(report: &PostgresReport) -> BTreeMap<&str, BTreeSet<i32>> {
+    let clock = report.server.as_ref().and_then(|server| server.clock);
+    let mut spinners: BTreeMap<_, BTreeSet<i32>> = BTreeMap::new();
     for backend in &report.backends {
+        let running = backend.state.as_deref() == Some("active");
+        let age = clock
+            .zip(backend.state_change)
+            .map(|(now, then)| now - then);
+        let lately = age.is_some_and(|age| age <= SPIN_PAUSE);
         let query = backend.query.as_deref().unwrap_or_default();
-        if query.contains("pg_try_advisory_lock") {
-            let database = backend.database.clone().unwrap_or_default();
-            *spinners.entry(database).or_insert(0) += 1;
+        if (running || lately) && query.contains("pg_try_advisory_lock") {
+            let database = backend.database.as_deref().unwrap_or_default();
+            spinners.entry(database).or_default().insert(backend.pid);
         }
     }
     spinners

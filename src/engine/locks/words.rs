@@ -1,6 +1,7 @@
 //! What a person is told about an advisory lock: what it is, what was seen of
 //! it, and the exact command that frees it.
 
+use crate::engine::words::plural;
 use serde_json::{Map, Value, json};
 
 use super::prepared;
@@ -89,12 +90,13 @@ pub(super) fn evidence(view: &AdvisoryLock) -> Vec<String> {
         ));
     }
     if view.waiters > 0 {
-        evidence.push(format!("{} sessions are blocked on it", view.waiters));
+        let waiters = plural(f64::from(view.waiters), "session");
+        evidence.push(format!("blocked on it: {waiters}"));
     }
     if view.spinners > 0 {
+        let spinners = plural(f64::from(view.spinners), "other session");
         evidence.push(format!(
-            "{} sessions of this database were calling a try-lock function",
-            view.spinners
+            "calling a try-lock function in this database: {spinners}"
         ));
     }
     evidence

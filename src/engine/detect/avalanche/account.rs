@@ -3,7 +3,7 @@
 
 use super::Situation;
 use crate::engine::correlate::attribution::{Candidate, Explanation, Verdict};
-use crate::engine::detect::words;
+use crate::engine::words;
 
 /// `main went from 4 to 43 sessions in use or waiting in 12 s; …`
 pub fn summary(target: &str, situation: &Situation<'_>) -> String {
