@@ -437,16 +437,37 @@ fn a_lock_that_outlives_its_takers_transaction_is_carried_by_the_next() {
         0.0,
     );
     scene.pooler.clients = Some(vec![taker]);
-    scene.second();
+    scene.seconds(3);
     assert_eq!(scene.verdict(), Verdict::Owned);
     scene.in_transaction("0xd");
     scene.postgres.backends[0].query = Some("UPDATE t SET a = $1".into());
     scene.pooler.clients = Some(Vec::new());
-    scene.seconds(3);
+    scene.seconds(4);
     assert_eq!(scene.verdict(), Verdict::Carried);
     scene.idle();
     scene.postgres.backends[0].query = Some("COMMIT".into());
     scene.seconds(3);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+/// The server was read while the taker had it, the pooler when the taker was
+/// gone and somebody else had it, who stays for ever.
+#[test]
+fn a_client_that_came_between_the_two_reads_is_not_the_taker() {
+    let mut scene = Scene::new(|_| {});
+    scene.in_transaction("0xb");
+    let somebody = |second| {
+        let request = format!("2023-11-14 22:13:{second:02} UTC");
+        client("0xb", "2023-11-14 22:00:00 UTC", &request, 0.0)
+    };
+    scene.pooler.clients = Some(vec![somebody(21)]);
+    scene.second();
+    scene.idle();
+    scene.postgres.backends[0].query = Some("COMMIT".into());
+    for n in 0..6 {
+        scene.pooler.clients = Some(vec![somebody(22 + n)]);
+        scene.second();
+    }
     assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 

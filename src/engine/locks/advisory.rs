@@ -317,6 +317,7 @@ fn granted(report: &PostgresReport) -> impl Iterator<Item = &Lock> {
 fn holder<'a>(lock: &Lock, backend: &'a Backend, looks: &Looks<'_>) -> Holder<'a> {
     let clock = looks.report.server.as_ref().and_then(|s| s.clock);
     Holder {
+        at: looks.at,
         backend,
         in_transaction: !lock
             .virtualtransaction

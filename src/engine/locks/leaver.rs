@@ -144,7 +144,8 @@ impl Identity {
             )
     }
 
-    fn same(&self, other: &Self) -> bool {
+    /// Whether both are one client, as far as is known of them.
+    pub fn same(&self, other: &Self) -> bool {
         match (&self.id, &other.id) {
             (Some(own), Some(other)) => own == other,
             _ => {

@@ -34,9 +34,18 @@ pub struct Tracked {
     absent_at: Option<UnixSeconds>,
     /// Was seen on a server that no client had.
     left: bool,
+    /// Who had the server at the two newest looks at its pooler, newest first.
+    links: [Option<LinkLook>; 2],
     leaver: Leaver,
     query_start: Option<UnixSeconds>,
     pending: Option<Pending>,
+}
+
+/// Who had the server when its pooler was looked at.
+#[derive(Debug, Clone)]
+struct LinkLook {
+    at: UnixSeconds,
+    link: Option<Identity>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +65,8 @@ pub struct PollPair {
 /// The holder as this look shows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Holder<'a> {
+    /// When the server was looked at.
+    pub at: UnixSeconds,
     pub backend: &'a Backend,
     /// `virtualtransaction` does not end in `/0`.
     pub in_transaction: bool,
@@ -97,6 +108,7 @@ impl Tracked {
             first_seen: now,
             absent_at,
             left: false,
+            links: [None, None],
             leaver: Leaver::Unseen,
             query_start: None,
             pending: None,
@@ -148,22 +160,24 @@ impl Tracked {
             return owned("the pool is in session mode");
         }
         self.notice_retaking(holder);
-        let linked = !pooled.server.link.is_empty();
-        match (linked, holder.is_idle()) {
-            (true, idle) => self.judge_linked(holder, Identity::of_link(pooled), idle),
-            (false, false) => {
+        let link = (!pooled.server.link.is_empty()).then(|| Identity::of_link(pooled));
+        self.notice_link(pooled.look.at, link.clone());
+        match (link, holder.is_idle()) {
+            (Some(link), idle) => self.judge_linked(holder, link, idle),
+            (None, false) => {
                 Judgement::Undecided("the pooler was read between two transactions".into())
             }
-            (false, true) if pooled.look.at < self.first_seen => {
+            (None, true) if pooled.look.at < self.first_seen => {
                 Judgement::Undecided("the pooler has not been read since".into())
             }
-            (false, true) => self.judge_left(holder, pooled, mode),
+            (None, true) => self.judge_left(holder, pooled, mode),
         }
     }
 
     fn judge_linked(&mut self, holder: Holder<'_>, link: Identity, idle: bool) -> Judgement {
         let takes_lock = takes_session_lock(holder.backend);
-        if !self.left && !idle && !self.leaver.linked(link.clone(), takes_lock) {
+        let had_it = !idle && self.had_the_server(&link, holder.at);
+        if !self.left && had_it && !self.leaver.linked(link.clone(), takes_lock) {
             self.left = true;
         }
         if self.left && !self.leaver.may_be(&link) {
@@ -174,6 +188,25 @@ impl Tracked {
         }
         let why = "the pooler links the holder to a client";
         Judgement::Verdict(Verdict::Owned, why.into())
+    }
+
+    fn notice_link(&mut self, at: UnixSeconds, link: Option<Identity>) {
+        if self.links[0].as_ref().is_some_and(|look| look.at == at) {
+            return;
+        }
+        self.links.swap(0, 1);
+        self.links[0] = Some(LinkLook { at, link });
+    }
+
+    /// Whether the client had the server when that was looked at: it had it
+    /// both before and after. One look at the pooler tells nothing of another
+    /// instant; servers of a busy pool change hands between any two.
+    fn had_the_server(&self, client: &Identity, at: UnixSeconds) -> bool {
+        let [Some(after), Some(before)] = &self.links else {
+            return false;
+        };
+        let same = |look: &LinkLook| look.link.as_ref().is_some_and(|link| link.same(client));
+        before.at <= at && at <= after.at && same(before) && same(after)
     }
 
     fn judge_left(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>, mode: &str) -> Judgement {
