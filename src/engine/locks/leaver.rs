@@ -6,9 +6,9 @@
 //!
 //! 1. The client was seen linked to the server while the lock was held. It is
 //!    known by `id` (PgBouncer 1.24+), else by `ptr` and `connect_time`: `ptr`
-//!    alone is reused as soon as a client is gone. When several clients were
-//!    seen, one after the other, only the one whose statement takes session
-//!    locks counts.
+//!    alone is reused as soon as a client is gone. It counts when its statement
+//!    takes session locks, or its transaction was open before the lock was
+//!    there: in a busy pool somebody has the server at any time.
 //! 2. Clients of the same pool that have been quiet since the lock was taken,
 //!    and whose last request is the very statement that took it, as far as time
 //!    and application name can say. A client that goes on elsewhere is no
@@ -47,8 +47,8 @@ pub enum Leaver {
     /// Nobody was seen with the lock, and clients were not read yet.
     #[default]
     Unseen,
-    /// Was linked while the lock was held; `true` when its statement was one
-    /// that takes session locks.
+    /// Was linked while the lock was held; `true` when its statement or its
+    /// transaction says that it took it.
     Linked(Identity, bool),
     /// Several clients had the server, one after the other, and none was seen
     /// to take the lock.
@@ -210,11 +210,17 @@ impl Leaver {
         let clients: Vec<_> = clients.collect();
         let connected = |identity: &Identity| clients.iter().any(|c| identity.is(c, pooled.server));
         match self {
-            Self::Linked(identity, _) if connected(identity) => return Presence::Connected,
-            // The one whose statement took it is gone: nobody else is asked.
+            Self::Linked(identity, true) if connected(identity) => return Presence::Connected,
+            // The one that took it is gone: nobody else is asked.
             Self::Linked(_, true) => *self = Self::Gone,
             Self::Linked(..) | Self::Unseen | Self::Contested => {
-                let found = taken.map_or_else(Vec::new, |taken| suspects(pooled, &clients, taken));
+                let mut found =
+                    taken.map_or_else(Vec::new, |taken| suspects(pooled, &clients, taken));
+                // Having had the server is as weak as a request in that time.
+                if let Self::Linked(identity, _) = self {
+                    let seen = clients.iter().filter(|c| identity.is(c, pooled.server));
+                    found.extend(seen.map(|client| Suspect::weak(client)));
+                }
                 let (first, last) = (pooled.look.at, pooled.look.at);
                 *self = Self::Suspects(found, Reading { first, last });
             }
@@ -249,6 +255,14 @@ impl Leaver {
 }
 
 impl Suspect {
+    fn weak(client: &ClientSocket) -> Self {
+        Self {
+            identity: Identity::of_client(client),
+            request_time: client.request_time.clone(),
+            exact: false,
+        }
+    }
+
     fn stays(&self, clients: &[&ClientSocket], server: &ServerSocket, alone: bool) -> bool {
         let Some(client) = clients.iter().find(|c| self.identity.is(c, server)) else {
             return false;
@@ -274,9 +288,8 @@ fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: Taken<'_>) ->
         .filter(|client| client.link.is_empty())
         .filter(|client| taken.covers(pooled.look.at, client))
         .map(|client| Suspect {
-            identity: Identity::of_client(client),
-            request_time: client.request_time.clone(),
             exact,
+            ..Suspect::weak(client)
         })
         .take(MAX_KEPT)
         .collect()

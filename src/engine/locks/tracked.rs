@@ -175,7 +175,13 @@ impl Tracked {
     }
 
     fn judge_linked(&mut self, holder: Holder<'_>, link: Identity, idle: bool) -> Judgement {
-        let takes_lock = takes_session_lock(holder.backend);
+        // In a transaction that was open before the lock was there, it was taken
+        // in that transaction.
+        let since = holder.own_clock(holder.backend.xact_start);
+        let spans = since
+            .zip(self.absent_at)
+            .is_some_and(|(since, absent)| since <= absent);
+        let takes_lock = spans || takes_session_lock(holder.backend);
         let had_it = !idle && self.had_the_server(&link, holder.at);
         if !self.left && had_it && !self.leaver.linked(link.clone(), takes_lock) {
             self.left = true;
