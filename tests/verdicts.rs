@@ -450,6 +450,28 @@ fn a_lock_that_outlives_its_takers_transaction_is_carried_by_the_next() {
     assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 
+#[test]
+fn weak_evidence_against_one_does_not_clear_another() {
+    let mut scene = Scene::new(|_| {});
+    let time = "2023-11-14 22:13:20 UTC";
+    scene.in_transaction("0xb");
+    scene.postgres.backends[0].query = Some("UPDATE t SET a = $1".into());
+    scene.pooler.clients = Some(vec![client("0xb", time, time, 60.0)]);
+    scene.seconds(3);
+    scene.idle();
+    let lately = Some(scene.t - 0.4);
+    scene.postgres.backends[0].query_start = lately;
+    scene.postgres.backends[0].state_change = lately;
+    for n in 0..25 {
+        let taker = client("0xc", time, "2023-11-14 22:13:24 UTC", 1.0 + f64::from(n));
+        let other = client("0xb", time, time, 63.0 + f64::from(n));
+        scene.pooler.clients = Some(vec![taker, other]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
 /// The server was read while the taker had it, the pooler when the taker was
 /// gone and somebody else had it, who stays for ever.
 #[test]

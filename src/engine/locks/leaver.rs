@@ -235,15 +235,17 @@ impl Leaver {
         }
         self.weigh()
     }
-}
 
-impl Leaver {
-    /// Drops suspicions that are empty or too old for what they rest on.
+    /// Drops suspicions that are too old for what they rest on.
     fn weigh(&mut self) -> Presence {
         if let Self::Suspects(suspects, reading) = self {
-            let strong = suspects.len() <= MAX_SUSPECTS && suspects.iter().all(|s| s.exact);
-            let old = reading.last - reading.first >= WEAK_SECONDS;
-            if suspects.is_empty() || (old && !strong) {
+            if reading.last - reading.first >= WEAK_SECONDS {
+                suspects.retain(|suspect| suspect.exact);
+                if suspects.len() > MAX_SUSPECTS {
+                    suspects.clear();
+                }
+            }
+            if suspects.is_empty() {
                 *self = Self::Gone;
             }
         }
