@@ -450,6 +450,26 @@ fn a_lock_that_outlives_its_takers_transaction_is_carried_by_the_next() {
     assert_eq!(scene.verdict(), Verdict::Orphaned);
 }
 
+/// Keys are redacted: a statement that takes a lock may be about another one.
+#[test]
+fn another_lock_taken_on_the_server_does_not_clear_a_quiet_client() {
+    let mut scene = Scene::new(|_| {});
+    let time = "2023-11-14 22:13:20 UTC";
+    for n in 0..14 {
+        if n == 5 {
+            // Somebody came, took a lock of their own here, and is gone.
+            let lately = Some(scene.t - 0.4);
+            scene.postgres.backends[0].query_start = lately;
+            scene.postgres.backends[0].state_change = lately;
+        }
+        let quiet = client("0xc", time, time, 1.0 + f64::from(n));
+        scene.pooler.clients = Some(vec![quiet]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
 #[test]
 fn weak_evidence_against_one_does_not_clear_another() {
     let mut scene = Scene::new(|_| {});

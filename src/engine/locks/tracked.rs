@@ -265,10 +265,10 @@ impl Tracked {
 
     /// A statement that takes session locks ran on the server since the last
     /// look: the lock may have been released and taken again, by somebody who
-    /// is still there.
+    /// is still there. That clears nobody who was suspected before.
     fn notice_retaking(&mut self, holder: Holder<'_>) {
         let moved = self.query_start.is_some() && self.query_start != holder.backend.query_start;
-        if self.left && moved && takes_session_lock(holder.backend) {
+        if self.leaver == Leaver::Gone && moved && takes_session_lock(holder.backend) {
             self.leaver = Leaver::Unseen;
         }
         self.query_start = holder.backend.query_start;
