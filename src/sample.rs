@@ -412,6 +412,10 @@ pub struct PoolerConfig {
 #[serde(default)]
 pub struct TrafficReport {
     pub service: String,
+    /// How it came in. The same request can be told of in several ways, so
+    /// figures of different ways are never added up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<TrafficVia>,
     /// Absent: up to the sample's `t`.
     pub until: Option<UnixSeconds>,
     pub interval: f64,
@@ -429,6 +433,40 @@ pub struct RouteTraffic {
     pub duration_seconds: f64,
     /// Requests running now, where the application reports it.
     pub in_flight: Option<f64>,
+    /// Time that those requests spent in calls of the database, where traces
+    /// tell of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database_seconds: Option<f64>,
+    /// The same requests by duration, where the source has a histogram; sparse,
+    /// not cumulative, ascending.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub durations: Vec<DurationBucket>,
+}
+
+/// Requests that took longer than the bucket before and at most `upper` seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DurationBucket {
+    /// Absent: no upper bound.
+    pub upper: Option<f64>,
+    pub count: f64,
+}
+
+/// The way that endpoint traffic came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrafficVia {
+    /// OTLP metrics.
+    OtlpMetrics,
+    /// Spans of OTLP traces.
+    OtlpSpans,
+    /// The application's own metrics page.
+    Scrape,
+    #[serde(other)]
+    Other,
 }
 
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
