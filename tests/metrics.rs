@@ -47,6 +47,7 @@ impl Site {
         ticks.record(Duration::from_micros(300));
         let targets = vec!["main".to_owned(), "second".to_owned()];
         let state = WebState::new(receiver, health.clone(), ticks, targets);
+        snowpit::observe::tls::use_ring();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));
         Self {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::DemoError;
 use super::application::Application;
 use super::routes::{RARE, ROUTES, ROWS, Route};
+use crate::observe::tls::use_ring;
 
 /// Requests/s of the popular routes together: enough that the rare route stays
 /// under 3 % in its surge, few enough for two cores that also run the servers.
@@ -79,6 +80,7 @@ pub(super) struct Load {
 
 impl Load {
     pub(super) fn start(application: &Application) -> Result<Self, DemoError> {
+        use_ring();
         let http = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .no_proxy()

@@ -23,6 +23,14 @@ use crate::config::{Dsn, SslMode};
 use crate::observe::PollError;
 use crate::sample::FailureReason;
 
+/// Makes ring the cryptography of every TLS client in this process that does
+/// not bring its own, as the HTTP client does not: it panics without. May be
+/// called any number of times.
+pub fn use_ring() {
+    // An error says that it was done before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// The TLS side of connecting to `dsn`. It is also given for `disable`, where
 /// the driver does not use it; see [`driver_mode`].
 ///

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::process::{ServerProcess, StopStep};
 use super::{Failure, Home, PORT_ATTEMPTS, ServerError};
+use crate::observe::tls::use_ring;
 
 /// SIGTERM lets it flush its head block.
 const STOP: &[StopStep] = &[(Signal::SIGTERM, Duration::from_secs(10))];
@@ -29,6 +30,7 @@ impl Prometheus {
     /// `SNOWPIT_PROMETHEUS` names the program), the rules cannot be read, or
     /// it does not start: with the end of its log.
     pub async fn start(config: &str, rules: Option<&Path>) -> Result<Self, ServerError> {
+        use_ring();
         let program = super::find_program(PROGRAM, "prometheus", "SNOWPIT_PROMETHEUS")?;
         let mut attempts = PORT_ATTEMPTS;
         loop {
