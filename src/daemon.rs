@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::capture::Recorder;
 use crate::config::Config;
 use crate::engine::incident::Effect;
 use crate::engine::{Engine, Snapshot};
@@ -26,6 +28,7 @@ use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
 use crate::observe::poll::{Pace, Poller};
 use crate::observe::postgres::PostgresSource;
 use crate::observe::supervise::supervise;
+use crate::observe::tls::use_ring;
 use crate::sample::Sample;
 
 /// Samples on their way to the engine. Sixty sources at one a second fill it in
@@ -44,6 +47,14 @@ pub enum DaemonError {
     Listen {
         address: SocketAddr,
         // In the sentence already: not `source`, or it is told twice.
+        cause: std::io::Error,
+    },
+    #[error(
+        "cannot keep a capture below {}: {cause}; make the directory writable for this user, or \
+         choose another under [history] directory", .directory.display()
+    )]
+    Capture {
+        directory: PathBuf,
         cause: std::io::Error,
     },
     #[error(
@@ -71,10 +82,12 @@ pub struct RunningDaemon {
 /// When the listening address cannot be had. A source that does not answer is
 /// no error: it is polled until it does.
 pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
+    use_ring();
     let listener = listen(config.listen).await?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let health = Health::new();
     let ticks = Arc::new(EngineTicks::default());
+    let recorder = start_recorder(&config, &health)?;
 
     let (samples, inbox) = mpsc::channel(SAMPLE_QUEUE);
     let (publish, snapshot) = watch::channel(Arc::new(Snapshot::default()));
@@ -95,6 +108,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         wanted,
         effects: effects.clone(),
         ticks,
+        recorder,
     };
     let engine = tokio::spawn(core.run(inbox));
     Ok(RunningDaemon {
@@ -113,6 +127,25 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
     TcpListener::bind(address)
         .await
         .map_err(|cause| DaemonError::Listen { address, cause })
+}
+
+/// The capture, when the configuration asks for one.
+fn start_recorder(config: &Config, health: &Health) -> Result<Option<Recorder>, DaemonError> {
+    let wanted = config.history.as_ref().filter(|history| history.capture);
+    wanted
+        .map(|history| {
+            Recorder::start(
+                &history.directory,
+                history.retention,
+                &config.settings,
+                health,
+            )
+            .map_err(|cause| DaemonError::Capture {
+                directory: history.directory.clone(),
+                cause,
+            })
+        })
+        .transpose()
 }
 
 fn start_pollers(
@@ -160,6 +193,7 @@ struct Core {
     wanted: watch::Sender<BTreeSet<String>>,
     effects: broadcast::Sender<Arc<Effect>>,
     ticks: Arc<EngineTicks>,
+    recorder: Option<Recorder>,
 }
 
 impl Core {
@@ -179,6 +213,9 @@ impl Core {
             });
             self.publish.send_replace(Arc::new(snapshot));
         }
+        if let Some(recorder) = self.recorder {
+            recorder.finish().await;
+        }
     }
 
     #[expect(
@@ -186,6 +223,9 @@ impl Core {
         reason = "measures the engine from outside"
     )]
     fn apply(&mut self, sample: Sample) {
+        if let Some(recorder) = &self.recorder {
+            recorder.offer(&sample);
+        }
         let began = std::time::Instant::now();
         let effects = self.engine.apply(sample);
         self.ticks.record(began.elapsed());

@@ -28,6 +28,7 @@ pub mod sample;
 
 pub mod engine;
 
+pub mod capture;
 pub mod expose;
 
 pub mod demo;

@@ -4,7 +4,7 @@
 //! connection strings are whole, passwords are read.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
@@ -12,7 +12,10 @@ use super::dsn::{self, Dsn, DsnError, Kind};
 use super::problem::{Problems, Show, nearest};
 use super::reader::{Environment, Text};
 use super::shape::{self, File};
-use super::{Config, DEFAULT_LISTEN, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig, password};
+use super::{
+    Config, DEFAULT_LISTEN, HistoryConfig, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig,
+    password,
+};
 use crate::engine::settings::{LockKey, NamedLock, Pooler, Service, Settings};
 
 /// Long enough for any name that people give a server, short enough for a
@@ -34,6 +37,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
     let targets: Vec<String> = names(&file.postgres);
     let pgbouncer = checker.pgbouncer(&file.pgbouncer, &targets);
     checker.same_server(&postgres, &pgbouncer);
+    let history = checker.history(&file.history);
     let settings = Settings {
         poolers: pgbouncer
             .iter()
@@ -54,6 +58,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
         listen,
         postgres,
         pgbouncer,
+        history,
         settings,
         warnings: Vec::new(),
     }
@@ -206,6 +211,30 @@ impl Checker<'_> {
                 ));
             }
         }
+    }
+
+    fn history(&self, history: &shape::History) -> Option<HistoryConfig> {
+        let Some(directory) = &history.directory else {
+            if history.capture {
+                self.problems.at(
+                    history.header.clone(),
+                    Show::Span,
+                    "\"capture\" needs a \"directory\" in [history] to write to",
+                );
+            }
+            return None;
+        };
+        if directory.value.is_empty() {
+            self.report(
+                directory,
+                "\"directory\" must be a path; leave it out to keep nothing on disk",
+            );
+        }
+        Some(HistoryConfig {
+            directory: PathBuf::from(&directory.value),
+            retention: history.retention,
+            capture: history.capture,
+        })
     }
 
     fn unique_names<'t>(&self, title: &str, names: impl Iterator<Item = Option<&'t Text>>) {

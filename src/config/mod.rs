@@ -49,10 +49,22 @@ pub struct Config {
     pub listen: SocketAddr,
     pub postgres: Vec<PostgresConfig>,
     pub pgbouncer: Vec<PgbouncerConfig>,
+    /// What is kept on disk; `None`: nothing.
+    pub history: Option<HistoryConfig>,
     /// What the engine is told.
     pub settings: Settings,
     /// What is allowed and still unwise, a sentence each, to be shown once.
     pub warnings: Vec<String>,
+}
+
+/// `[history]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryConfig {
+    pub directory: PathBuf,
+    /// How long files are kept.
+    pub retention: Duration,
+    /// Also keep every sample, to be replayed.
+    pub capture: bool,
 }
 
 /// `[[postgres]]`
@@ -153,6 +165,7 @@ impl Config {
                 interval: shape::DEFAULT_INTERVAL,
             }],
             pgbouncer: Vec::new(),
+            history: None,
             settings: Settings {
                 targets: vec![SINGLE_TARGET.to_owned()],
                 ..Settings::default()

@@ -20,6 +20,13 @@ const MAX_THRESHOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How often a source is looked at when the file says nothing.
 pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long history is kept when the file says nothing: a long weekend.
+const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
+
+/// Below this nothing is learnt from it; above it a disk fills unnoticed.
+const RETENTIONS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(3600)..=Duration::from_secs(366 * 24 * 3600);
+
 /// The whole file.
 pub(super) struct File {
     pub(super) listen: Option<Text>,
@@ -28,6 +35,7 @@ pub(super) struct File {
     pub(super) poolers: Poolers,
     pub(super) services: Vec<Service>,
     pub(super) locks: Vec<Lock>,
+    pub(super) history: History,
     pub(super) detect: Detect,
 }
 
@@ -56,6 +64,14 @@ pub(super) struct Service {
     pub(super) applications: Vec<Text>,
 }
 
+/// `[history]`
+pub(super) struct History {
+    pub(super) header: Range<usize>,
+    pub(super) directory: Option<Text>,
+    pub(super) retention: Duration,
+    pub(super) capture: bool,
+}
+
 /// `[[advisory_lock]]`
 pub(super) struct Lock {
     pub(super) key: Option<(Vec<i64>, Range<usize>)>,
@@ -72,15 +88,10 @@ pub(super) fn read(root: Table<'_>) -> File {
         poolers: read_poolers(root.child("poolers")),
         services: each(&root, "service", read_service),
         locks: each(&root, "advisory_lock", read_lock),
+        history: read_history(root.child("history")),
         detect: read_detect(root.child("detect")),
     };
-    root.unsupported(&[
-        "otlp",
-        "history",
-        "alertmanager",
-        "remote_write",
-        "telemetry",
-    ]);
+    root.unsupported(&["otlp", "alertmanager", "remote_write", "telemetry"]);
     root.finish();
     file
 }
@@ -127,6 +138,17 @@ fn read_service(table: Table<'_>) -> Service {
     table.unsupported(&["scrape"]);
     table.finish();
     service
+}
+
+fn read_history(table: Table<'_>) -> History {
+    let history = History {
+        header: table.header(),
+        directory: table.text("directory"),
+        retention: table.duration("retention", DEFAULT_RETENTION, RETENTIONS),
+        capture: table.boolean("capture", false),
+    };
+    table.finish();
+    history
 }
 
 fn read_lock(table: Table<'_>) -> Lock {

@@ -168,6 +168,7 @@ impl Stage {
                 connection: dsn(self.pooler.port(), "pgbouncer"),
                 interval,
             }],
+            history: None,
             settings,
         }
     }

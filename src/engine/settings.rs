@@ -1,12 +1,15 @@
 //! What the engine must be told: who stands in front of whom, what is allowed,
-//! and how sensitive to be. Plain values, checked by [`crate::config`].
+//! and how sensitive to be. Plain values, checked by [`crate::config`]; a capture
+//! carries them in its first line, so their names are public.
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use super::locks::key::LockKey;
 
 /// Everything the engine is told at start.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// Names of the PostgreSQL servers, the label `target`.
     pub targets: Vec<String>,
@@ -21,14 +24,16 @@ pub struct Settings {
 }
 
 /// A PgBouncer process that is polled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pooler {
     pub name: String,
     pub target: String,
 }
 
 /// An application whose routes are known by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Service {
     pub name: String,
     pub targets: Vec<String>,
@@ -37,16 +42,19 @@ pub struct Service {
 }
 
 /// An advisory lock that a person has named.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedLock {
     pub key: LockKey,
+    #[serde(default)]
     pub name: String,
     /// A long-held one is normal: it never opens an incident.
+    #[serde(default)]
     pub allow: bool,
 }
 
 /// Thresholds, one struct a detector.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Detect {
     pub orphaned_advisory_lock: OrphanedAdvisoryLock,
     pub connection_avalanche: ConnectionAvalanche,
@@ -54,7 +62,8 @@ pub struct Detect {
 }
 
 /// `[detect.orphaned_advisory_lock]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct OrphanedAdvisoryLock {
     pub enabled: bool,
     /// Seconds that an idle holder from a pooler's address must have held the
@@ -72,7 +81,8 @@ impl Default for OrphanedAdvisoryLock {
 }
 
 /// `[detect.connection_avalanche]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConnectionAvalanche {
     pub enabled: bool,
     pub sensitivity: Sensitivity,
@@ -97,7 +107,8 @@ impl Default for ConnectionAvalanche {
 }
 
 /// How far above the band an alarm lies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Sensitivity {
     Low,
     #[default]
@@ -106,7 +117,8 @@ pub enum Sensitivity {
 }
 
 /// `[detect.connection_headroom]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ConnectionHeadroom {
     pub enabled: bool,
     /// Used part of the slots that ordinary roles can have, 0 to 1, at which

@@ -31,6 +31,16 @@ const LONGEST_MICROS: u64 = 60_000_000;
 #[derive(Debug, Clone, Default)]
 pub struct Health {
     sources: Arc<Mutex<BTreeMap<(&'static str, String), Entry>>>,
+    lost: Arc<Mutex<BTreeMap<Loss, Lost>>>,
+}
+
+/// Where samples were lost, and why.
+type Loss = (&'static str, &'static str);
+
+#[derive(Debug, Default)]
+struct Lost {
+    count: u64,
+    logged: Option<UnixSeconds>,
 }
 
 /// One source's part of the registry.
@@ -116,6 +126,24 @@ impl Health {
             .iter()
             .map(|((source, name), entry)| entry.summary(source, name))
             .collect()
+    }
+
+    /// `count` samples were lost at `at` in a part of the program that is no
+    /// source. Logged at the first and then at most once a minute.
+    pub fn lost(&self, part: &'static str, at: UnixSeconds, reason: &'static str, count: u64) {
+        let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = all.entry((part, reason)).or_default();
+        lost.count += count;
+        if due(lost.logged, at) {
+            lost.logged = Some(at);
+            tracing::warn!(part, reason, count, "samples lost");
+        }
+    }
+
+    /// Samples lost by (part, reason), see [`Health::lost`].
+    pub fn losses(&self) -> Vec<((&'static str, &'static str), u64)> {
+        let all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(loss, lost)| (*loss, lost.count)).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(&'static str, String), Entry>> {

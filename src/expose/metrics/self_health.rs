@@ -93,6 +93,13 @@ pub fn put_sources(page: &mut Page, sources: &[SourceHealth]) {
     }
 }
 
+/// Samples that reached the engine and were lost behind it.
+pub fn put_losses(page: &mut Page, losses: &[((&'static str, &'static str), u64)]) {
+    for ((part, reason), count) in losses {
+        page.put(&table::DROPPED_SAMPLES, [*part, *reason], *count as f64);
+    }
+}
+
 /// Cumulative counts made into counts of each bucket alone.
 fn buckets(summary: &DurationSummary) -> Buckets {
     let mut counts = Vec::with_capacity(summary.buckets.len() + 1);

@@ -42,7 +42,7 @@ metrics! {
         "The interval in force, longer than the configured one when polls are slow or fail";
     DROPPED_SAMPLES = Counter "snowpit_dropped_samples_total"
         ["source", "reason"]
-        "Samples that the engine never saw";
+        "Samples thrown away: by the engine's queue, or (source=capture) missing in the capture";
     ENGINE_TICK = Histogram "snowpit_engine_tick_seconds"
         []
         "Time that the engine takes for one sample";
