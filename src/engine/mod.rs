@@ -9,6 +9,7 @@ pub mod detect;
 pub mod incident;
 pub mod ledger;
 pub mod locks;
+pub mod series;
 pub mod settings;
 pub mod snapshot;
 pub mod stats;
