@@ -107,6 +107,9 @@ pub struct PostgresReport {
     /// True when the poller's own limit cut `locks` or `backends`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+    /// True when that limit cut `locks`: blockers may be missing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub locks_truncated: bool,
     /// Prepared transactions (`pg_prepared_xacts`), which hold locks without a
     /// backend.
     #[serde(
@@ -204,6 +207,9 @@ pub struct Lock {
     pub database: Option<String>,
     /// The oid of the relation, as text, or its name where that is known.
     pub relation: Option<String>,
+    /// The oid, which stays the same when a name moves to another relation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relation_oid: Option<u32>,
     pub page: Option<i64>,
     pub tuple: Option<i64>,
     pub mode: String,

@@ -179,6 +179,7 @@ fn locks() -> LockView {
             waiters: 14,
             longest_wait_seconds: Some(309.8),
         }],
+        ..LockView::default()
     }
 }
 

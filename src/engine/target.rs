@@ -162,6 +162,7 @@ impl Target {
             name: self.name.clone(),
             root_blockers: self.graph.roots.clone(),
             advisory_locks: self.advisory.views(),
+            truncated: self.graph.truncated,
             chain_depth: self.graph.depth,
             waits: self.graph.waits.clone(),
         });

@@ -319,6 +319,8 @@ mod tests {
             application: Some("registry".into()),
             state: Some("active".into()),
             query: Some("update packages\n   set name = ?".into()),
+            queued: false,
+            order_assumed: false,
             tree,
         }
     }

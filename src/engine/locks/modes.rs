@@ -25,6 +25,14 @@ pub fn conflicts(request: &str, other: &str) -> bool {
     }
 }
 
+/// A set of modes, a bit each, by their [`position`].
+pub type ModeSet = u16;
+
+/// The modes that a request in the mode at this position has to wait for.
+pub fn conflict_set(position: usize) -> ModeSet {
+    CONFLICTS.get(position).map_or(0, |(_, set)| *set)
+}
+
 /// The place of a mode among all of them; `None` for one that blocks nobody.
 pub fn position(mode: &str) -> Option<usize> {
     CONFLICTS.iter().position(|(name, _)| *name == mode)

@@ -57,7 +57,14 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// The statement that ends a prepared transaction.
+/// The two statements that end a prepared transaction. Which of them is right
+/// only its transaction manager knows.
+pub fn either_way(gid: &str) -> String {
+    let gid = gid.replace('\'', "''");
+    format!("COMMIT PREPARED '{gid}';  or  ROLLBACK PREPARED '{gid}';")
+}
+
+/// The statement that gives up a prepared transaction.
 pub fn rollback(gid: &str) -> String {
     format!("ROLLBACK PREPARED '{}';", gid.replace('\'', "''"))
 }

@@ -10,6 +10,10 @@ pub struct LockView {
     pub name: String,
     pub root_blockers: Vec<RootBlocker>,
     pub advisory_locks: Vec<AdvisoryLock>,
+    /// Rows of the lock table are missing: there may be more root blockers, and
+    /// more waiters behind those that are told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub truncated: bool,
     /// Longest chain of waiters behind a root blocker.
     #[serde(skip)]
     pub chain_depth: u32,
@@ -48,6 +52,9 @@ pub struct RootBlocker {
     pub waiters: u32,
     pub direct_waiters: u32,
     pub longest_wait_seconds: Option<f64>,
+    /// The longest chain behind it: 1 when everybody waits for it directly.
+    pub depth: u32,
+    /// The gentlest way out.
     pub action: String,
     pub tree: Vec<WaitNode>,
 }
@@ -70,6 +77,13 @@ pub struct WaitNode {
     pub state: Option<String>,
     /// Redacted.
     pub query: Option<String>,
+    /// It waits for its parent's place in the queue, not for a lock that its
+    /// parent holds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
+    /// PostgreSQL does not tell the order of this queue; it is the likely one.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub order_assumed: bool,
     pub tree: Vec<WaitNode>,
 }
 

@@ -18,16 +18,17 @@ const MAX_ROWS: usize = 10_000;
 
 /// The columns that make up the object of a lock are coalesced so that they can
 /// be compared by hash: a plain join on `IS NOT DISTINCT FROM` is a nested loop
-/// over two lock tables. While nobody waits nothing is compared. One row more
-/// than [`MAX_ROWS`] tells of a cut; waiters come first, then advisory locks, so
-/// a cut takes other holders. A prepared transaction's lock on its own
-/// id tells whose its other locks are.
+/// over two lock tables. While nobody waits nothing is compared. Predicate locks
+/// (`SIReadLock`) block nobody and are left out. One row more than [`MAX_ROWS`]
+/// tells of a cut; waiters come first and advisory locks last, so a cut takes
+/// what nobody waits for as far as it can. A prepared transaction's lock on its
+/// own id tells whose its other locks are.
 pub const SQL: &str = "\
 WITH locks AS MATERIALIZED (
   SELECT * FROM pg_lock_status()
 ), wanted AS (
   SELECT * FROM locks
-  WHERE locktype = 'advisory' OR NOT granted OR (pid IS NULL AND locktype = 'transactionid')
+  WHERE mode <> 'SIReadLock' AND (locktype = 'advisory' OR NOT granted OR (pid IS NULL AND locktype = 'transactionid')
      OR EXISTS (SELECT FROM locks WHERE NOT granted) AND
         (locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
          coalesce(virtualxid, ''), coalesce(transactionid::text, ''), coalesce(classid, 0), coalesce(objid, 0),
@@ -35,8 +36,8 @@ WITH locks AS MATERIALIZED (
         IN (SELECT locktype, coalesce(database, 0), coalesce(relation, 0), coalesce(page, -1), coalesce(tuple, -1),
                    coalesce(virtualxid, ''), coalesce(transactionid::text, ''), coalesce(classid, 0),
                    coalesce(objid, 0), coalesce(objsubid, -1)
-            FROM locks WHERE NOT granted)
-  ORDER BY granted, locktype <> 'advisory' LIMIT 10001
+            FROM locks WHERE NOT granted))
+  ORDER BY granted, locktype = 'advisory' LIMIT 10001
 )
 SELECT locktype, mode, granted, NULL::int8 AS members, pid, database, relation, page, tuple, virtualtransaction,
        classid, objid, objsubid::int4 AS objsubid, transactionid::text AS transactionid, virtualxid, waitstart
@@ -122,6 +123,7 @@ impl LockTable {
                     Some(oid) => Some(relations.name(oid)),
                     None => oids.relation.map(|oid| oid.to_string()),
                 },
+                relation_oid: oids.relation,
                 ..lock
             })
             .collect()
@@ -141,6 +143,7 @@ fn lock(row: &Row) -> Result<Lock, Error> {
         locktype: row.try_get("locktype")?,
         database: None,
         relation: None,
+        relation_oid: None,
         page: row.try_get::<_, Option<i32>>("page")?.map(i64::from),
         tuple: row.try_get::<_, Option<i16>>("tuple")?.map(i64::from),
         mode: row.try_get("mode")?,

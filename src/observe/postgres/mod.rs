@@ -104,6 +104,7 @@ impl PostgresSource {
         let prepared = prepared::decode(&prepared, names)
             .map_err(self.because("reading pg_prepared_xacts"))?;
         let truncated = locks.truncated || activity.truncated;
+        let locks_truncated = locks.truncated;
         let lock_counts = locks.counts.clone();
         let (groups, backends) = activity.named(names);
         Ok(PostgresReport {
@@ -116,6 +117,7 @@ impl PostgresSource {
             locks: locks.named(names, &self.relations, own),
             lock_counts,
             truncated,
+            locks_truncated,
             prepared,
             databases: names.listed.clone(),
             sees_all_sessions: names.sees_all_sessions,

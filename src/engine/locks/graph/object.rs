@@ -1,0 +1,72 @@
+//! What is locked: its identity among the rows of one look, and the words for
+//! it.
+
+use super::super::key::LockKey;
+use super::super::view::LockObject;
+use crate::sample::Lock;
+
+/// The columns that name what is locked. No column is ever required: a row
+/// lock waits on `transactionid`, whose `database` is NULL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Object<'a> {
+    locktype: &'a str,
+    database: Option<&'a str>,
+    relation: Relation<'a>,
+    page: Option<i64>,
+    tuple: Option<i64>,
+    transactionid: Option<&'a str>,
+    virtualxid: Option<&'a str>,
+    key: (Option<u32>, Option<u32>, Option<i32>),
+}
+
+/// A name that was learnt before a table was renamed may be another's now, so
+/// the oid says which relation it is, wherever it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Relation<'a> {
+    Oid(u32),
+    Name(Option<&'a str>),
+}
+
+impl<'a> Object<'a> {
+    pub fn of(lock: &'a Lock) -> Self {
+        Self {
+            locktype: &lock.locktype,
+            database: lock.database.as_deref(),
+            relation: match lock.relation_oid {
+                Some(oid) => Relation::Oid(oid),
+                None => Relation::Name(lock.relation.as_deref()),
+            },
+            page: lock.page,
+            tuple: lock.tuple,
+            transactionid: lock.transactionid.as_deref(),
+            virtualxid: lock.virtualxid.as_deref(),
+            key: (lock.classid, lock.objid, lock.objsubid),
+        }
+    }
+}
+
+/// The lock in words.
+pub fn describe(lock: &Lock) -> LockObject {
+    let database = lock.database.as_deref().unwrap_or("shared");
+    let relation = lock.relation.as_deref().unwrap_or("?");
+    let object = if let Some(key) = LockKey::of(lock) {
+        key.to_string()
+    } else if let Some(xid) = &lock.transactionid {
+        xid.clone()
+    } else if let Some(vxid) = &lock.virtualxid {
+        vxid.clone()
+    } else {
+        match (lock.page, lock.tuple, &lock.relation, lock.classid) {
+            (Some(page), Some(tuple), ..) => format!("{relation} ({page},{tuple})"),
+            (Some(page), ..) => format!("{relation} page {page}"),
+            (_, _, Some(relation), _) => relation.clone(),
+            (_, _, None, Some(class)) => format!("{class}/{}", lock.objid.unwrap_or(0)),
+            _ => database.to_owned(),
+        }
+    };
+    LockObject {
+        locktype: lock.locktype.clone(),
+        mode: lock.mode.clone(),
+        object,
+    }
+}
