@@ -13,6 +13,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 
 use crate::observe::PollError;
+use crate::observe::rejections::Rejections;
 use crate::sample::{FailureReason, UnixSeconds};
 
 /// Upper bounds in seconds of `snowpit_poll_duration_seconds`: from a local
@@ -32,6 +33,7 @@ const LONGEST_MICROS: u64 = 60_000_000;
 pub struct Health {
     sources: Arc<Mutex<BTreeMap<(&'static str, String), Entry>>>,
     lost: Arc<Mutex<BTreeMap<Loss, Lost>>>,
+    rejections: Rejections,
 }
 
 /// Where samples were lost, and why.
@@ -118,6 +120,11 @@ impl Health {
     /// Forgets a source that is no longer configured, with its series.
     pub fn remove(&self, source: &'static str, name: &str) {
         self.lock().remove(&(source, name.to_owned()));
+    }
+
+    /// What came in from outside and was refused.
+    pub fn rejections(&self) -> &Rejections {
+        &self.rejections
     }
 
     /// Every source, ordered by kind and name.

@@ -6,9 +6,11 @@ pub mod pace;
 pub mod pgbouncer;
 pub mod poll;
 pub mod postgres;
+pub mod rejections;
 pub mod sql;
 pub mod supervise;
 pub mod tls;
+pub mod traffic;
 
 use std::future::Future;
 

@@ -18,7 +18,7 @@ mod text;
 
 pub use format::Format;
 pub use page::{Buckets, Family, LABEL_CHARS, Metric, Page, Type, Value};
-pub use self_health::{EngineTicks, REVISION, put_engine, put_losses, put_sources};
+pub use self_health::{EngineTicks, REVISION, put_engine, put_losses, put_rejections, put_sources};
 
 use crate::engine::Snapshot;
 

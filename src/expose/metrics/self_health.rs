@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 use super::page::{Buckets, Page};
 use super::table;
 use crate::observe::health::{DurationSummary, SourceHealth};
+use crate::observe::rejections::Rejections;
 use crate::sample::FailureReason;
 
 /// Which commit this was built from, when the build says so.
@@ -97,6 +98,13 @@ pub fn put_sources(page: &mut Page, sources: &[SourceHealth]) {
 pub fn put_losses(page: &mut Page, losses: &[((&'static str, &'static str), u64)]) {
     for ((part, reason), count) in losses {
         page.put(&table::DROPPED_SAMPLES, [*part, *reason], *count as f64);
+    }
+}
+
+/// What came in from outside and was refused.
+pub fn put_rejections(page: &mut Page, rejections: &Rejections) {
+    for (source, reason, count) in rejections.snapshot() {
+        page.put(&table::REJECTED_POINTS, [source, reason], count as f64);
     }
 }
 

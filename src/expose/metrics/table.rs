@@ -43,6 +43,9 @@ metrics! {
     DROPPED_SAMPLES = Counter "snowpit_dropped_samples_total"
         ["source", "reason"]
         "Samples thrown away: by the engine's queue, or (source=capture) missing in the capture";
+    REJECTED_POINTS = Counter "snowpit_rejected_points_total"
+        ["source", "reason"]
+        "Points of endpoint traffic that were refused";
     ENGINE_TICK = Histogram "snowpit_engine_tick_seconds"
         []
         "Time that the engine takes for one sample";

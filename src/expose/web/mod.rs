@@ -106,6 +106,7 @@ async fn metrics_page(
     metrics::put_engine(&mut page, &state.ticks);
     metrics::put_sources(&mut page, &state.health.snapshot());
     metrics::put_losses(&mut page, &state.health.losses());
+    metrics::put_rejections(&mut page, state.health.rejections());
     metrics::engine_page(&mut page, &state.snapshot(), &state.targets);
     let body = format.encode(page).map_err(|_| {
         ApiError::new(
