@@ -289,6 +289,8 @@ async fn full_site() -> Site {
     let error = PollError::new(FailureReason::Refused, "nothing listens there");
     source.failed(2001.0, Duration::from_millis(1), &error);
     source.dropped(2001.0, "queue_full");
+    let rejections = site.health.rejections();
+    rejections.reject(2001.0, "otlp", "registry", "bad_value", 1);
     site
 }
 
