@@ -30,5 +30,6 @@ pub mod engine;
 
 pub mod capture;
 pub mod expose;
+pub mod replay;
 
 pub mod demo;

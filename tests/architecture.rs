@@ -40,7 +40,9 @@ const LOUD: &[&str] = &["println!", "eprintln!", "print!", "eprint!", "dbg!"];
 const TESTS: &str = "#[cfg(test)]";
 
 /// The rooms around the engine, which know it and which it does not know.
-const ROOMS: &[&str] = &["cli", "config", "daemon", "demo", "expose", "observe"];
+const ROOMS: &[&str] = &[
+    "capture", "cli", "config", "daemon", "demo", "expose", "observe", "replay",
+];
 
 #[test]
 fn the_engine_is_pure() {

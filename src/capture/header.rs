@@ -16,16 +16,24 @@ pub struct Header {
     /// The version of snowpit that wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_by: Option<String>,
+    /// Tells one run of the daemon from another; the files of a run follow one
+    /// another by `part`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    #[serde(default)]
+    pub part: u64,
     #[serde(flatten)]
     pub settings: Settings,
 }
 
 impl Header {
-    /// The header of a capture that is written now.
-    pub fn new(settings: &Settings) -> Self {
+    /// The header of the first file of a run.
+    pub fn new(settings: &Settings, run: &str) -> Self {
         Self {
             snowpit_capture: FORMAT,
             written_by: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            run: Some(run.to_owned()),
+            part: 0,
             settings: settings.clone(),
         }
     }

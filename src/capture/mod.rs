@@ -6,11 +6,21 @@
 //! written is counted; a file that ends in the middle keeps all that was
 //! flushed before.
 
+mod captures;
 mod files;
 mod header;
+mod line;
+mod lines;
+mod problem;
+mod reader;
 mod recorder;
 
+pub use captures::Captures;
 pub use header::{FORMAT, Header};
+pub use line::{Line, parse};
+pub use lines::LINE_LIMIT;
+pub use problem::{CaptureError, FileProblem, LineProblem, Rejected};
+pub use reader::CaptureReader;
 pub use recorder::Recorder;
 
 /// The directory of captures below the history's own.

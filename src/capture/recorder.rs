@@ -57,13 +57,13 @@ impl Recorder {
     ) -> io::Result<Self> {
         let directory = directory.join(super::DIRECTORY);
         fs::create_dir_all(&directory)?;
-        let mut header = serde_json::to_vec(&Header::new(settings))?;
-        header.push(b'\n');
+        // Two daemons may be started in one millisecond, on two machines.
+        let run = format!("{:.3}-{:08x}", unix_now(), fastrand::u32(..));
         let (queue, samples) = sync_channel(QUEUE);
         let tape = Tape {
             directory,
             retention,
-            header,
+            header: Header::new(settings, &run),
             health: health.clone(),
             retry_after: RETRY_AFTER,
             state: State::Paused { until: now() },
@@ -104,8 +104,8 @@ impl Recorder {
 struct Tape {
     directory: PathBuf,
     retention: Duration,
-    /// The first line of every file.
-    header: Vec<u8>,
+    /// Of the next file.
+    header: Header,
     health: Health,
     retry_after: Duration,
     state: State,
@@ -179,11 +179,14 @@ impl Tape {
             Err(error) => tracing::warn!(%error, "old captures could not be removed"),
         }
         fs::create_dir_all(&self.directory)?;
+        let mut line = serde_json::to_vec(&self.header)?;
+        line.push(b'\n');
         let mut file = CaptureFile::create(&self.directory, wall())?;
-        if let Err(error) = file.write(&self.header).and_then(|()| file.flush()) {
+        if let Err(error) = file.write(&line).and_then(|()| file.flush()) {
             file.abandon();
             return Err(error);
         }
+        self.header.part += 1;
         self.state = State::Open {
             file,
             since: now(),
@@ -312,7 +315,8 @@ mod tests {
         recorder.finish().await;
         let lines = lines(&directory.path().join(super::super::DIRECTORY));
         let header: Header = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(header, Header::new(&settings));
+        let run = header.run.as_deref().unwrap();
+        assert_eq!(header, Header::new(&settings, run));
         let read: Vec<Sample> = lines[1..]
             .iter()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -328,7 +332,7 @@ mod tests {
         let mut tape = Tape {
             directory: directory.clone(),
             retention: Duration::from_secs(3600),
-            header: b"{}\n".to_vec(),
+            header: Header::new(&Settings::default(), "1"),
             health: Health::new(),
             retry_after: Duration::ZERO,
             state: State::Paused { until: now() },
@@ -341,6 +345,11 @@ mod tests {
         tape.record(&sample(3.0));
         assert_eq!(tape.health.losses(), [(("capture", "write_failed"), 2)]);
         tape.rotate();
-        assert_eq!(lines(&directory).len(), 2);
+        tape.record(&sample(4.0));
+        tape.rotate();
+        let lines = lines(&directory);
+        assert_eq!(lines.len(), 4);
+        let header: Header = serde_json::from_str(&lines[2]).unwrap();
+        assert_eq!(header.part, 1, "each file has its number");
     }
 }

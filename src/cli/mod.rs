@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod locks;
+pub mod replay;
 pub mod run;
 
 use std::fmt::Display;
@@ -34,6 +35,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Locks(locks::Args),
+    Replay(replay::Args),
     Demo(demo::Args),
 }
 
@@ -44,6 +46,7 @@ impl Command {
             Self::Run(_) | Self::Check(_) | Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
+            Self::Replay(_) => "warn",
         }
     }
 }
@@ -63,6 +66,7 @@ pub async fn main() -> ExitCode {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Locks(args) => locks::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
         Command::Demo(args) => demo::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
