@@ -5,7 +5,11 @@
 //! fields are ignored; every list is bounded by the edge that fills it; query
 //! text is already redacted when it gets here.
 
+mod lock_call;
+
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use lock_call::LockCall;
 
 /// Seconds since the Unix epoch, with a fraction.
 pub type UnixSeconds = f64;
@@ -192,6 +196,13 @@ pub struct Backend {
     pub query_id: Option<i64>,
     /// The last statement, redacted and cut.
     pub query: Option<String>,
+    /// The advisory locks that this statement takes, read before it was
+    /// redacted.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub lock_calls: Vec<LockCall>,
     /// The parallel leader's pid of a parallel worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader_pid: Option<i32>,

@@ -7,7 +7,7 @@ use snowpit::engine::locks::{AdvisoryLock, Verdict};
 use snowpit::engine::settings::{NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
-    Backend, ClientSocket, Lock, LockCount, PgbouncerReport, Pool, PostgresReport,
+    Backend, ClientSocket, Lock, LockCall, LockCount, PgbouncerReport, Pool, PostgresReport,
     PreparedTransaction, Report, Sample, Server, ServerSocket,
 };
 
@@ -137,6 +137,13 @@ fn holder() -> Backend {
         state_change: Some(START + 0.6),
         query: Some("SELECT pg_advisory_lock($1)".into()),
         ..Backend::default()
+    }
+}
+
+fn call(key: &str) -> LockCall {
+    LockCall {
+        key: Some(key.into()),
+        ..LockCall::default()
     }
 }
 
@@ -482,6 +489,7 @@ fn weak_evidence_against_one_does_not_clear_another() {
     let lately = Some(scene.t - 0.4);
     scene.postgres.backends[0].query_start = lately;
     scene.postgres.backends[0].state_change = lately;
+    scene.postgres.backends[0].lock_calls = vec![call("42")];
     for n in 0..25 {
         let taker = client("0xc", time, "2023-11-14 22:13:24 UTC", 1.0 + f64::from(n));
         let other = client("0xb", time, time, 63.0 + f64::from(n));
@@ -490,6 +498,113 @@ fn weak_evidence_against_one_does_not_clear_another() {
     }
     assert_eq!(scene.verdict(), Verdict::Stranded);
     assert!(scene.events.is_empty());
+}
+
+/// Two clients took two locks on one server between two polls; one is gone, the
+/// other sits there quietly. The statement that is still seen is of the one that
+/// is gone.
+#[test]
+fn the_statement_of_another_key_accuses_nobody() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].lock_calls = vec![call("43")];
+    scene.postgres.backends[0].application = Some("other".into());
+    let time = "2023-11-14 22:13:20 UTC";
+    for n in 0..12 {
+        scene.pooler.clients = Some(vec![client("0xc", time, time, 1.0 + f64::from(n))]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(2);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+/// The statement that names the key is overlaid before the pooler is read.
+#[test]
+fn a_statement_that_was_seen_once_is_remembered() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].lock_calls = vec![call("42")];
+    let time = "2023-11-14 22:13:20 UTC";
+    for n in 0..40 {
+        let quiet = client("0xc", time, time, 1.0 + f64::from(n));
+        scene.pooler.clients = Some(vec![quiet]);
+        if n > 0 {
+            scene.postgres.backends[0].query = Some("SELECT $1".into());
+            scene.postgres.backends[0].lock_calls.clear();
+        }
+        scene.poll_postgres();
+        if n > 0 {
+            scene.poll_pooler();
+        }
+        scene.t += 1.0;
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+}
+
+/// A transaction as `pg_stat_activity` shows it, with its statement.
+fn transact(scene: &mut Scene, ptr: &str, began: f64, calls: Vec<LockCall>) {
+    scene.in_transaction(ptr);
+    scene.postgres.backends[0].xact_start = Some(began);
+    scene.postgres.backends[0].lock_calls = calls;
+}
+
+/// Its commit lies long after the lock appeared.
+#[test]
+fn a_client_that_took_it_in_a_long_transaction_is_known_by_its_commit() {
+    let mut scene = Scene::new(|_| {});
+    let at = |second| format!("2023-11-14 22:13:{second:02} UTC");
+    transact(&mut scene, "", START + 0.6, vec![call("42")]);
+    // The pooler is never read while it has the server.
+    for _ in 0..3 {
+        scene.poll_postgres();
+        scene.t += 1.0;
+    }
+    scene.idle();
+    scene.postgres.backends[0].query = Some("SELECT $1".into());
+    for n in 0..8 {
+        let quiet = client("0xc", &at(19), &at(23), 1.0 + f64::from(n));
+        scene.pooler.clients = Some(vec![quiet]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    scene.pooler.clients = Some(Vec::new());
+    scene.seconds(2);
+    assert_eq!(scene.verdict(), Verdict::Orphaned);
+}
+
+/// Another client takes a lock of its own in a transaction on the same server,
+/// and leaves. The one that took ours works on elsewhere.
+#[test]
+fn a_lock_of_another_key_does_not_overwrite_who_took_this_one() {
+    let mut scene = Scene::new(|_| {});
+    let at = |second| format!("2023-11-14 22:13:{second:02} UTC");
+    let taker = |second| client("0xc", &at(19), &at(second), 0.0);
+    let other = client("0xd", &at(19), &at(23), 0.0);
+    transact(&mut scene, "0xc", START + 0.6, vec![call("42")]);
+    scene.pooler.clients = Some(vec![taker(21), other.clone()]);
+    scene.seconds(3);
+    transact(&mut scene, "0xd", START + 3.6, vec![call("43")]);
+    scene.seconds(3);
+    scene.idle();
+    scene.postgres.backends[0].lock_calls = vec![call("43")];
+    for n in 0..20 {
+        scene.pooler.clients = Some(vec![taker(30 + n)]);
+        scene.second();
+    }
+    assert_eq!(scene.verdict(), Verdict::Stranded);
+    assert!(scene.events.is_empty());
+}
+
+/// A server connection that was opened since the pooler was read.
+#[test]
+fn a_backend_newer_than_the_look_at_its_pooler_is_no_direct_session() {
+    let mut scene = Scene::new(|_| {});
+    scene.postgres.backends[0].pid = 4712;
+    scene.postgres.locks[0].pid = Some(4712);
+    scene.poll_postgres();
+    assert_eq!(scene.verdict(), Verdict::Unknown);
+    scene.poll_pooler();
+    assert_eq!(scene.verdict(), Verdict::Owned);
 }
 
 /// The server was read while the taker had it, the pooler when the taker was

@@ -2,6 +2,7 @@
 
 pub mod failure;
 pub mod health;
+mod lock_call;
 pub mod pace;
 pub mod pgbouncer;
 pub mod poll;

@@ -1,5 +1,6 @@
 //! Text of statements, made fit to leave the database: route tags decoded and
-//! statements redacted.
+//! statements redacted. The keys of advisory locks are read on the way, because
+//! they are gone afterwards.
 //!
 //! Redaction keeps what says which statement it is (words, identifiers,
 //! operators, `$1`) and drops what says about whom: every literal becomes `?`,
@@ -9,6 +10,9 @@
 //! One thing cannot be known from the text alone: with
 //! `standard_conforming_strings` off (the default is on since 9.1) a backslash
 //! escapes a quote in a plain literal as well.
+
+use super::lock_call;
+use crate::sample::LockCall;
 
 /// Longest route that is kept, in characters: routes are label values.
 const MAX_ROUTE: usize = 200;
@@ -33,23 +37,36 @@ pub fn route_tag(raw: &str) -> Option<String> {
     (!route.is_empty()).then(|| route.to_owned())
 }
 
-/// The statement without literals and comments, on one line, bounded.
-pub fn redact(statement: &str) -> String {
+/// What may be known of a statement outside of the database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// Without literals and comments, on one line, bounded.
+    pub text: String,
+    /// The advisory locks that it takes, at most [`lock_call::MAX_CALLS`] and one
+    /// that stands for the rest.
+    pub lock_calls: Vec<LockCall>,
+}
+
+/// Redacts a statement, and reads the lock calls in it.
+pub fn read(statement: &str) -> Statement {
     let mut scanner = Scanner {
         rest: statement,
         out: String::with_capacity(statement.len().min(MAX_STATEMENT)),
+        lock_calls: Vec::new(),
     };
     while scanner.step() {}
     let out = scanner.out.trim();
-    match out.char_indices().nth(MAX_STATEMENT) {
-        Some((end, _)) => out[..end].to_owned(),
-        None => out.to_owned(),
+    let end = out.char_indices().nth(MAX_STATEMENT);
+    Statement {
+        text: out[..end.map_or(out.len(), |(end, _)| end)].to_owned(),
+        lock_calls: scanner.lock_calls,
     }
 }
 
 struct Scanner<'a> {
     rest: &'a str,
     out: String,
+    lock_calls: Vec<LockCall>,
 }
 
 impl Scanner<'_> {
@@ -120,8 +137,26 @@ impl Scanner<'_> {
             "e" if behind.starts_with('\'') => self.literal(end, true),
             "b" | "x" | "n" if behind.starts_with('\'') => self.literal(end, false),
             "u" if behind.starts_with("&'") => self.literal(end + 1, false),
-            _ => self.keep(end),
+            word => {
+                self.note(lock_call::read(word, behind));
+                self.keep(end);
+            }
         }
+    }
+
+    fn note(&mut self, call: Option<LockCall>) {
+        let known = self.lock_calls.len();
+        self.lock_calls.extend(call.and_then(|call| {
+            let rest = LockCall {
+                key: None,
+                ..call.clone()
+            };
+            match known {
+                ..lock_call::MAX_CALLS => Some(call),
+                lock_call::MAX_CALLS => Some(rest),
+                _ => None,
+            }
+        }));
     }
 
     /// A parameter `$1`, a dollar-quoted literal, or a lone sign.
@@ -210,6 +245,10 @@ fn comment_end(text: &str) -> usize {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn redact(statement: &str) -> String {
+        read(statement).text
+    }
 
     #[test]
     fn literals_of_every_kind_become_question_marks() {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::calls::takes;
 use super::catalogue;
 use super::context::Context;
 use super::key::LockKey;
@@ -323,6 +324,7 @@ fn holder<'a>(lock: &Lock, backend: &'a Backend, looks: &Looks<'_>) -> Holder<'a
             .virtualtransaction
             .as_deref()
             .is_some_and(|vxid| vxid.ends_with("/0")),
+        takes: takes(backend, lock),
         clock_offset: clock.map_or(0.0, |clock| looks.at - clock),
     }
 }

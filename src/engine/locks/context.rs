@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::advisory::Looks;
 use super::pooled::{PoolerLook, Servers};
 use super::tracked::Coverage;
-use crate::sample::Backend;
+use crate::sample::{Backend, UnixSeconds};
 
 /// What is shared by the judgements on all locks of one look.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub struct Context<'a> {
     pub servers: Servers<'a>,
     /// Why a holder that no pooler shows may still belong to one.
     gap: Option<String>,
+    /// When the pooler was read that was not read for longest.
+    read_at: Option<UnixSeconds>,
     /// Addresses that polled poolers were seen to connect from.
     pooler_addresses: HashSet<&'a str>,
 }
@@ -30,6 +32,7 @@ impl<'a> Context<'a> {
             looks,
             servers: Servers::of(looks.poolers),
             gap: gap(looks),
+            read_at: looks.poolers.iter().map(|look| look.at).reduce(f64::min),
             pooler_addresses: servers.map(|server| server.local_addr.as_str()).collect(),
         }
     }
@@ -38,6 +41,7 @@ impl<'a> Context<'a> {
         let client = backend.client.as_deref();
         Coverage {
             gap: self.gap.clone(),
+            read_at: self.read_at,
             pooler_address: client.is_some_and(|client| self.is_pooler_address(client)),
             suspect_after: self
                 .looks

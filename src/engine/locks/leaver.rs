@@ -4,27 +4,29 @@
 //! on another server (`stranded`) look alike in `pg_locks`. What tells them
 //! apart, strongest first:
 //!
-//! 1. The client was seen linked to the server while the lock was held. It is
-//!    known by `id` (PgBouncer 1.24+), else by `ptr` and `connect_time`: `ptr`
-//!    alone is reused as soon as a client is gone. It counts when its statement
-//!    takes session locks, or its transaction was open before the lock was
-//!    there: in a busy pool somebody has the server at any time.
+//! 1. The client that had the server while a transaction was open in which the
+//!    lock was taken: the statement in it names the key, or the transaction is
+//!    older than the lock. It is known by `id` (PgBouncer 1.24+), else by `ptr`
+//!    and `connect_time`: `ptr` alone is reused as soon as a client is gone.
 //! 2. Clients of the same pool that have been quiet since the lock was taken,
-//!    and whose last request is the very statement that took it, as far as time
-//!    and application name can say. A client that goes on elsewhere is no
+//!    and whose last request is the very statement that took it, as far as key,
+//!    time and application name can say. A client that goes on elsewhere is no
 //!    suspect any more, or the spinning peers of a dead client would hide its
 //!    orphan for as long as they spin; only a single one that goes on using this
 //!    very server is taken to work under its own lock.
-//! 3. Where other statements have run on the server since: all clients that
-//!    made their last request between the two polls in which the lock appeared.
-//!    That is weak. It holds for [`WEAK_SECONDS`], and so does a crowd of more
-//!    than [`MAX_SUSPECTS`]: application pools open dozens of connections in
-//!    the second in which they start, and leave them idle for hours.
+//! 3. Where that statement was not seen: all clients that made their last
+//!    request when it may have been, or when its transaction ended
+//!    ([`super::taking`]). That is weak. It holds for [`WEAK_SECONDS`], and so
+//!    does a crowd of more than [`MAX_SUSPECTS`]: application pools open dozens
+//!    of connections in the second in which they start, and leave them idle for
+//!    hours.
 //!
 //! When no such client is connected, the lock is orphaned.
 
+use super::calls::Takes;
 use super::pooled::Pooled;
-use crate::sample::{Backend, ClientSocket, ServerSocket, UnixSeconds};
+use super::taking::Window;
+use crate::sample::{ClientSocket, ServerSocket, UnixSeconds};
 
 /// Two times that PgBouncer prints in whole seconds differ by up to one second
 /// more or less than they should; half a second is for what lies between the
@@ -47,9 +49,9 @@ pub enum Leaver {
     /// Nobody was seen with the lock, and clients were not read yet.
     #[default]
     Unseen,
-    /// Was linked while the lock was held; `true` when its statement or its
-    /// transaction says that it took it.
-    Linked(Identity, bool),
+    /// Was linked while the lock was held; with what its statements and its
+    /// transaction say of having taken it.
+    Linked(Identity, Takes),
     /// Several clients had the server, one after the other, and none was seen
     /// to take the lock.
     Contested,
@@ -76,22 +78,6 @@ pub struct Suspect {
     /// Its request is the statement that takes locks, as far as time and
     /// application name can say.
     exact: bool,
-}
-
-/// When the lock may have been taken, on our own clock.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Taken<'a> {
-    /// By the server's last statement.
-    Statement {
-        began: UnixSeconds,
-        ended: UnixSeconds,
-        /// The backend's application name, read together with the statement:
-        /// PgBouncer sets it to that of the client it serves. SHOW SERVERS has
-        /// it too, but is read later, when another client may have been served.
-        application: Option<&'a str>,
-    },
-    /// Between two polls.
-    Between(UnixSeconds, UnixSeconds),
 }
 
 /// The looks whose clients the suspects were held against.
@@ -171,24 +157,24 @@ impl Leaver {
     /// A client has the server in a transaction while the lock is held, and the
     /// lock was never seen left. `false` when the lock outlived the client that
     /// took it: this is another one.
-    pub fn linked(&mut self, link: Identity, takes_lock: bool) -> bool {
+    pub fn linked(&mut self, link: Identity, takes: Takes) -> bool {
         match self {
             Self::Linked(known, took) if known.same(&link) => {
-                *took |= takes_lock;
+                *took = takes.max(*took);
                 if known.connect_time.is_none() {
                     *known = link;
                 }
             }
-            Self::Linked(_, true) if !takes_lock => return false,
-            Self::Linked(..) | Self::Contested if !takes_lock => *self = Self::Contested,
-            _ => *self = Self::Linked(link, takes_lock),
+            Self::Linked(_, took) if *took > Takes::No && takes < Takes::Surely => return false,
+            Self::Linked(..) | Self::Contested if takes == Takes::No => *self = Self::Contested,
+            _ => *self = Self::Linked(link, takes),
         }
         true
     }
 
     /// Looks for the leaver among the pool's clients. `pooled` is the unlinked
     /// server that holds the lock.
-    pub fn presence(&mut self, pooled: &Pooled<'_>, taken: Option<Taken<'_>>) -> Presence {
+    pub fn presence(&mut self, pooled: &Pooled<'_>, windows: &[Window<'_>]) -> Presence {
         let Some(clients) = pooled.clients() else {
             return match self {
                 Self::Gone => Presence::Gone,
@@ -210,12 +196,13 @@ impl Leaver {
         let clients: Vec<_> = clients.collect();
         let connected = |identity: &Identity| clients.iter().any(|c| identity.is(c, pooled.server));
         match self {
-            Self::Linked(identity, true) if connected(identity) => return Presence::Connected,
+            Self::Linked(identity, takes) if *takes > Takes::No && connected(identity) => {
+                return Presence::Connected;
+            }
             // The one that took it is gone: nobody else is asked.
-            Self::Linked(_, true) => *self = Self::Gone,
+            Self::Linked(_, Takes::Surely) => *self = Self::Gone,
             Self::Linked(..) | Self::Unseen | Self::Contested => {
-                let mut found =
-                    taken.map_or_else(Vec::new, |taken| suspects(pooled, &clients, taken));
+                let mut found = suspects(pooled, &clients, windows);
                 // Having had the server is as weak as a request in that time.
                 if let Self::Linked(identity, _) = self {
                     let seen = clients.iter().filter(|c| identity.is(c, pooled.server));
@@ -282,28 +269,34 @@ fn in_step(client: &ClientSocket, server: &ServerSocket) -> bool {
     }
 }
 
-fn suspects(pooled: &Pooled<'_>, clients: &[&ClientSocket], taken: Taken<'_>) -> Vec<Suspect> {
-    let exact = matches!(taken, Taken::Statement { .. });
+fn suspects(
+    pooled: &Pooled<'_>,
+    clients: &[&ClientSocket],
+    windows: &[Window<'_>],
+) -> Vec<Suspect> {
     clients
         .iter()
         // Who has another server made its last request there.
         .filter(|client| client.link.is_empty())
-        .filter(|client| taken.covers(pooled.look.at, client))
-        .map(|client| Suspect {
-            exact,
-            ..Suspect::weak(client)
+        .filter_map(|client| {
+            let mut fitting = windows
+                .iter()
+                .filter(|window| window.covers(pooled.look.at, client));
+            let first = fitting.next()?;
+            Some(Suspect {
+                exact: first.exact || fitting.any(|window| window.exact),
+                ..Suspect::weak(client)
+            })
         })
         .take(MAX_KEPT)
         .collect()
 }
 
-impl Taken<'_> {
-    /// Whether the client's last request may have been the one. `at` is when
-    /// the clients were read.
-    fn covers(self, at: UnixSeconds, client: &ClientSocket) -> bool {
-        if let Self::Statement { application, .. } = self
-            && !same_application(client, application)
-        {
+impl Window<'_> {
+    /// Whether the client's last request may have been in it. `at` is when the
+    /// clients were read.
+    fn covers(&self, at: UnixSeconds, client: &ClientSocket) -> bool {
+        if !same_application(client, self.application) {
             return false;
         }
         // Across a change of daylight saving time nobody can tell.
@@ -313,12 +306,7 @@ impl Taken<'_> {
         // Both times were cut to whole seconds, so the difference is of those.
         let from = at.floor() - age - SLACK;
         let to = at.floor() - age + 1.0 + SLACK;
-        let inside = |t: UnixSeconds| t >= from && t <= to;
-        match self {
-            // The extended protocol ends with a message of the client.
-            Self::Statement { began, ended, .. } => inside(began) || inside(ended),
-            Self::Between(before, after) => to >= before && from <= after,
-        }
+        to >= self.from && from <= self.to
     }
 }
 
@@ -330,16 +318,4 @@ fn same_application(client: &ClientSocket, application: Option<&str>) -> bool {
         .filter(|name| !name.is_empty());
     let other = application.filter(|name| !name.is_empty());
     own.zip(other).is_none_or(|(own, other)| own == other)
-}
-
-/// Whether the backend's last statement is one that takes a session-level
-/// advisory lock.
-pub fn takes_session_lock(backend: &Backend) -> bool {
-    let Some(query) = &backend.query else {
-        return false;
-    };
-    let query = query.to_ascii_lowercase();
-    ["pg_advisory_lock", "pg_try_advisory_lock"]
-        .iter()
-        .any(|call| query.contains(call))
 }

@@ -5,6 +5,7 @@
 //! a [`Verdict`] on it. Both end in one [`LockView`].
 
 pub mod advisory;
+mod calls;
 pub mod catalogue;
 mod context;
 pub mod graph;
@@ -13,6 +14,7 @@ mod leaver;
 mod modes;
 pub(super) mod pooled;
 mod prepared;
+mod taking;
 mod tracked;
 pub mod view;
 mod words;

@@ -4,10 +4,11 @@
 //! accuses is only given when two pairs of polls running agree, each newer than
 //! the one before. `owned` and `prepared` accuse nobody and are given at once.
 
-use super::leaver::{Leaver, Presence, Taken, takes_session_lock};
+use super::calls::Takes;
+use super::leaver::{Identity, Leaver, Presence};
 use super::pooled::{Match, Pooled};
+use super::taking::{Appeared, Taking};
 use super::view::Verdict;
-use crate::engine::locks::leaver::Identity;
 use crate::sample::{Backend, UnixSeconds};
 
 /// What one pair of polls says.
@@ -29,9 +30,8 @@ pub struct Tracked {
     pub reason: String,
     /// The lock was absent from the newest poll.
     pub missing: bool,
-    first_seen: UnixSeconds,
-    /// The poll before, which did not show the lock.
-    absent_at: Option<UnixSeconds>,
+    appeared: Appeared,
+    taking: Taking,
     /// Was seen on a server that no client had.
     left: bool,
     /// Who had the server at the two newest looks at its pooler, newest first.
@@ -70,6 +70,8 @@ pub struct Holder<'a> {
     pub backend: &'a Backend,
     /// `virtualtransaction` does not end in `/0`.
     pub in_transaction: bool,
+    /// What its last statement says of the lock.
+    pub takes: Takes,
     /// Add to a time stamp of the server to get our own clock.
     pub clock_offset: f64,
 }
@@ -81,6 +83,9 @@ pub struct Coverage {
     /// Why an unmatched idle backend may still belong to a pooler; `None` when
     /// every pooler process is seen.
     pub gap: Option<String>,
+    /// When the pooler was read that was not read for longest; `None` without
+    /// poolers.
+    pub read_at: Option<UnixSeconds>,
     /// The holder's address is one that poolers connect from.
     pub pooler_address: bool,
     pub suspect_after: f64,
@@ -88,11 +93,11 @@ pub struct Coverage {
 
 impl Holder<'_> {
     /// Without a transaction, and idle where the state may be seen.
-    fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         !self.in_transaction && self.backend.state.as_deref().is_none_or(|s| s == "idle")
     }
 
-    fn own_clock(&self, time: Option<UnixSeconds>) -> Option<UnixSeconds> {
+    pub fn own_clock(&self, time: Option<UnixSeconds>) -> Option<UnixSeconds> {
         time.map(|time| time + self.clock_offset)
     }
 }
@@ -105,8 +110,11 @@ impl Tracked {
             confirmed: None,
             reason: String::new(),
             missing: false,
-            first_seen: now,
-            absent_at,
+            appeared: Appeared {
+                absent_at,
+                first_seen: now,
+            },
+            taking: Taking::default(),
             left: false,
             links: [None, None],
             leaver: Leaver::Unseen,
@@ -118,9 +126,10 @@ impl Tracked {
     /// Our clock was set back to `now`: nothing known lies after it.
     pub fn clock_set_back(&mut self, now: UnixSeconds) {
         self.taken_by = self.taken_by.min(now);
-        self.first_seen = self.first_seen.min(now);
+        self.appeared.first_seen = self.appeared.first_seen.min(now);
         self.declared_at = self.declared_at.map(|at| at.min(now));
-        self.absent_at = self.absent_at.filter(|at| *at <= now);
+        self.appeared.absent_at = self.appeared.absent_at.filter(|at| *at <= now);
+        self.taking = Taking::default();
         self.pending = None;
     }
 
@@ -142,6 +151,9 @@ impl Tracked {
             let idle_since = holder.own_clock(holder.backend.state_change);
             self.taken_by = idle_since.map_or(self.taken_by, |t| self.taken_by.min(t));
         }
+        let anew = self.notice_retaking(holder);
+        self.taking
+            .notice(holder, holder.takes, self.appeared, anew);
         match matched {
             Match::Found(pooled) => self.judge_pooled(holder, pooled),
             Match::Ambiguous => {
@@ -159,15 +171,15 @@ impl Tracked {
         if mode == "session" {
             return owned("the pool is in session mode");
         }
-        self.notice_retaking(holder);
         let link = (!pooled.server.link.is_empty()).then(|| Identity::of_link(pooled));
         self.notice_link(pooled.look.at, link.clone());
+        self.notice_taker();
         match (link, holder.is_idle()) {
             (Some(link), idle) => self.judge_linked(holder, link, idle),
             (None, false) => {
                 Judgement::Undecided("the pooler was read between two transactions".into())
             }
-            (None, true) if pooled.look.at < self.first_seen => {
+            (None, true) if pooled.look.at < self.appeared.first_seen => {
                 Judgement::Undecided("the pooler has not been read since".into())
             }
             (None, true) => self.judge_left(holder, pooled, mode),
@@ -175,15 +187,11 @@ impl Tracked {
     }
 
     fn judge_linked(&mut self, holder: Holder<'_>, link: Identity, idle: bool) -> Judgement {
-        // In a transaction that was open before the lock was there, it was taken
-        // in that transaction.
-        let since = holder.own_clock(holder.backend.xact_start);
-        let spans = since
-            .zip(self.absent_at)
-            .is_some_and(|(since, absent)| since <= absent);
-        let takes_lock = spans || takes_session_lock(holder.backend);
-        let had_it = !idle && self.had_the_server(&link, holder.at);
-        if !self.left && had_it && !self.leaver.linked(link.clone(), takes_lock) {
+        // Where the server tells when a transaction began, that says more than
+        // two looks at the pooler: see `notice_taker`.
+        let untold = holder.backend.xact_start.is_none();
+        let had_it = untold && !idle && self.had_the_server(&link, holder.at);
+        if !self.left && had_it && !self.leaver.linked(link.clone(), holder.takes) {
             self.left = true;
         }
         if self.left && !self.leaver.may_be(&link) {
@@ -204,6 +212,22 @@ impl Tracked {
         self.links[0] = Some(LinkLook { at, link });
     }
 
+    /// Who had the server at a look while the transaction was open that the lock
+    /// was first seen in had it when the lock was taken.
+    fn notice_taker(&mut self) {
+        if self.left {
+            return;
+        }
+        for look in self.links.iter().flatten() {
+            let takes = self.taking.open_at(look.at);
+            if let Some((takes, link)) = takes.zip(look.link.clone())
+                && !self.leaver.linked(link, takes)
+            {
+                self.left = true;
+            }
+        }
+    }
+
     /// Whether the client had the server when that was looked at: it had it
     /// both before and after. One look at the pooler tells nothing of another
     /// instant; servers of a busy pool change hands between any two.
@@ -217,8 +241,8 @@ impl Tracked {
 
     fn judge_left(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>, mode: &str) -> Judgement {
         self.left = true;
-        let taken = self.taken(holder);
-        match self.leaver.presence(pooled, taken) {
+        let windows = self.taking.windows(holder, self.appeared);
+        match self.leaver.presence(pooled, &windows) {
             Presence::Connected => Judgement::Verdict(
                 Verdict::Stranded,
                 format!(
@@ -253,6 +277,12 @@ impl Tracked {
                 "idle, from a pooler's address, and no polled pooler shows this backend",
             );
         }
+        if coverage
+            .read_at
+            .is_some_and(|at| at < self.appeared.first_seen)
+        {
+            return Judgement::Undecided("the poolers have not been read since".into());
+        }
         match &coverage.gap {
             Some(gap) => Judgement::Verdict(Verdict::Unknown, gap.clone()),
             None if coverage.pooler_address => verdict(
@@ -263,35 +293,17 @@ impl Tracked {
         }
     }
 
-    /// A statement that takes session locks ran on the server since the last
-    /// look: the lock may have been released and taken again, by somebody who
-    /// is still there. That clears nobody who was suspected before.
-    fn notice_retaking(&mut self, holder: Holder<'_>) {
+    /// A statement that takes this lock ran on the server since the last look:
+    /// it may have been released and taken again, by somebody who is still
+    /// there. That clears nobody who was suspected before.
+    fn notice_retaking(&mut self, holder: Holder<'_>) -> bool {
         let moved = self.query_start.is_some() && self.query_start != holder.backend.query_start;
-        if self.leaver == Leaver::Gone && moved && takes_session_lock(holder.backend) {
+        let anew = self.leaver == Leaver::Gone && moved && holder.takes > Takes::No;
+        if anew {
             self.leaver = Leaver::Unseen;
         }
         self.query_start = holder.backend.query_start;
-    }
-
-    /// When the lock may have been taken. The last statement says it exactly
-    /// when it is one that takes locks; else it was between two polls; else,
-    /// when the lock was there before we were, the last statement must do.
-    fn taken<'a>(&self, holder: Holder<'a>) -> Option<Taken<'a>> {
-        let began = holder.own_clock(holder.backend.query_start);
-        let ended = holder.own_clock(holder.backend.state_change);
-        let statement = began.zip(ended);
-        let polls = self.absent_at.map(|before| (before, self.first_seen));
-        if takes_session_lock(holder.backend) {
-            let application = holder.backend.application.as_deref();
-            return statement.map(|(began, ended)| Taken::Statement {
-                began,
-                ended,
-                application,
-            });
-        }
-        let (from, to) = polls.or(statement)?;
-        Some(Taken::Between(from, to))
+        anew
     }
 
     /// Takes in a judgement and says what may be told.

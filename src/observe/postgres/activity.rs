@@ -232,6 +232,10 @@ fn group(row: &Row, count: u32) -> Result<Group, Error> {
 
 fn backend(row: &Row) -> Result<Backend, Error> {
     let query: Option<String> = row.try_get("text")?;
+    let statement = query.as_deref().map(sql::read);
+    let (query, lock_calls) = statement.map_or((None, Vec::new()), |statement| {
+        (Some(statement.text), statement.lock_calls)
+    });
     Ok(Backend {
         pid: row.try_get::<_, Option<i32>>("pid")?.unwrap_or_default(),
         backend_start: unix(row, "backend_start")?,
@@ -250,7 +254,8 @@ fn backend(row: &Row) -> Result<Backend, Error> {
             .try_get::<_, Option<bool>>("holds_xmin")?
             .unwrap_or_default(),
         query_id: row.try_get("query_id")?,
-        query: query.as_deref().map(sql::redact),
+        query,
+        lock_calls,
         leader_pid: row.try_get("leader_pid")?,
     })
 }
