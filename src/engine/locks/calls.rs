@@ -18,24 +18,30 @@ pub enum Takes {
 
 /// What the last statement of `backend` says of `lock`.
 pub fn takes(backend: &Backend, lock: &Lock) -> Takes {
-    let session = |call: &&LockCall| !call.transaction;
+    if backend.lock_calls.is_empty() {
+        // A capture may have come without the calls.
+        let told = backend.query.as_deref().is_some_and(speaks_of_locks);
+        return if told { Takes::Possibly } else { Takes::No };
+    }
     let key = LockKey::of(lock).map(|key| key.to_string());
     let shared = lock.mode == "ShareLock";
-    let calls = backend.lock_calls.iter().filter(session);
+    let calls = backend.lock_calls.iter().filter(|call| !call.transaction);
     let of_call = |call: &LockCall| match &call.key {
         Some(named) if key.as_ref() == Some(named) && call.shared == shared => Takes::Surely,
         Some(_) => Takes::No,
         None => Takes::Possibly,
     };
-    if let Some(most) = calls.map(of_call).max() {
-        return most;
-    }
-    // A capture may have come without the calls.
-    let query = backend.query.as_deref().unwrap_or_default();
-    let query = query.to_ascii_lowercase();
-    let named = ["pg_advisory_lock", "pg_try_advisory_lock"];
-    let told = backend.lock_calls.is_empty() && named.iter().any(|call| query.contains(call));
-    if told { Takes::Possibly } else { Takes::No }
+    calls.map(of_call).max().unwrap_or_default()
+}
+
+fn speaks_of_locks(query: &str) -> bool {
+    let mut words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.any(|word| {
+        ["pg_advisory_lock", "pg_try_advisory_lock"]
+            .iter()
+            .filter_map(|call| word.get(..call.len()).zip(Some(call)))
+            .any(|(start, call)| start.eq_ignore_ascii_case(call))
+    })
 }
 
 #[cfg(test)]

@@ -174,7 +174,11 @@ impl Leaver {
 
     /// Looks for the leaver among the pool's clients. `pooled` is the unlinked
     /// server that holds the lock.
-    pub fn presence(&mut self, pooled: &Pooled<'_>, windows: &[Window<'_>]) -> Presence {
+    pub fn presence<'a>(
+        &mut self,
+        pooled: &Pooled<'_>,
+        windows: impl FnOnce() -> Vec<Window<'a>>,
+    ) -> Presence {
         let Some(clients) = pooled.clients() else {
             return match self {
                 Self::Gone => Presence::Gone,
@@ -202,7 +206,7 @@ impl Leaver {
             // The one that took it is gone: nobody else is asked.
             Self::Linked(_, Takes::Surely) => *self = Self::Gone,
             Self::Linked(..) | Self::Unseen | Self::Contested => {
-                let mut found = suspects(pooled, &clients, windows);
+                let mut found = suspects(pooled, &clients, &windows());
                 // Having had the server is as weak as a request in that time.
                 if let Self::Linked(identity, _) = self {
                     let seen = clients.iter().filter(|c| identity.is(c, pooled.server));

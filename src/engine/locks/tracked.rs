@@ -241,8 +241,8 @@ impl Tracked {
 
     fn judge_left(&mut self, holder: Holder<'_>, pooled: &Pooled<'_>, mode: &str) -> Judgement {
         self.left = true;
-        let windows = self.taking.windows(holder, self.appeared);
-        match self.leaver.presence(pooled, &windows) {
+        let windows = || self.taking.windows(holder, self.appeared);
+        match self.leaver.presence(pooled, windows) {
             Presence::Connected => Judgement::Verdict(
                 Verdict::Stranded,
                 format!(
