@@ -121,6 +121,13 @@ pub struct PostgresReport {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub prepared: Vec<PreparedTransaction>,
+    /// Index builds that run now (`pg_stat_progress_create_index`); read only
+    /// while one may be in a wait.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub index_builds: Vec<IndexBuild>,
     /// Names of the databases of this server; key formulas need them.
     #[serde(
         deserialize_with = "null_as_default",
@@ -206,6 +213,10 @@ pub struct Backend {
     /// The parallel leader's pid of a parallel worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leader_pid: Option<i32>,
+    /// `backend_xid` is set: its transaction has written, so that it holds locks
+    /// on rows or tables.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub has_written: bool,
 }
 
 /// One row of `pg_locks`.
@@ -258,6 +269,26 @@ pub struct PreparedTransaction {
     pub prepared: Option<UnixSeconds>,
     pub owner: Option<String>,
     pub database: Option<String>,
+}
+
+/// One row of `pg_stat_progress_create_index`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IndexBuild {
+    pub pid: i32,
+    /// For example `CREATE INDEX CONCURRENTLY`.
+    pub command: Option<String>,
+    /// For example `waiting for old snapshots`.
+    pub phase: Option<String>,
+    /// The table's name, or its oid as text.
+    pub relation: Option<String>,
+    /// Transactions to be waited for in this phase, and those that are over.
+    pub lockers_total: Option<i64>,
+    pub lockers_done: Option<i64>,
+    /// The backend that is being waited for.
+    pub current_locker: Option<i32>,
+    pub blocks_total: Option<i64>,
+    pub blocks_done: Option<i64>,
 }
 
 /// One look at a PgBouncer process through its console. The pseudo-database

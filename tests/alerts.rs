@@ -87,6 +87,21 @@ fn every_alert_has_its_labels_and_annotations_and_says_why_it_waits() {
     }
 }
 
+#[test]
+fn every_kind_has_one_alert_with_its_runbook() {
+    let alerts_of_file = rules().1;
+    for kind in snowpit::engine::incident::Kind::ALL {
+        let word = kind.as_str();
+        let asks = format!("snowpit_incident_open{{kind=\"{word}\"}}");
+        let mut alerts = alerts_of_file.iter().filter(|alert| alert.contains(&asks));
+        let alert = alerts
+            .next()
+            .unwrap_or_else(|| panic!("{word} has no alert"));
+        assert!(alerts.next().is_none(), "{word} has two alerts");
+        assert!(alert.contains(&format!("runbook: {word}\n")), "{alert}");
+    }
+}
+
 /// No alert or annotation asks for a metric that the code does not export.
 #[test]
 fn rules_only_name_metrics_that_exist() {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::reader::{Table, Text};
 use crate::engine::settings::{
-    ConnectionAvalanche, ConnectionHeadroom, Detect, OrphanedAdvisoryLock, Sensitivity,
+    ConnectionAvalanche, ConnectionHeadroom, Detect, GhostWaiter, HiddenDeadlock,
+    IdleInTransaction, LockPileup, MigrationBlocked, OrphanedAdvisoryLock, PoolDeadlock,
+    PoolSaturation, PreparedTransaction, Sensitivity,
 };
 
 /// Below this a poll would still be running when the next is due, above it no
@@ -169,6 +171,14 @@ fn read_detect(table: Table<'_>) -> Detect {
         orphaned_advisory_lock: read_orphaned(table.child("orphaned_advisory_lock")),
         connection_avalanche: read_avalanche(table.child("connection_avalanche")),
         connection_headroom: read_headroom(table.child("connection_headroom")),
+        lock_pileup: read_pileup(table.child("lock_pileup")),
+        migration_blocked: read_migration(table.child("migration_blocked")),
+        hidden_deadlock: read_hidden(table.child("hidden_deadlock")),
+        pool_deadlock: read_pool_deadlock(table.child("pool_deadlock")),
+        ghost_waiter: read_ghost(table.child("ghost_waiter")),
+        idle_in_transaction: read_idle(table.child("idle_in_transaction")),
+        prepared_transaction: read_prepared(table.child("prepared_transaction")),
+        pool_saturation: read_saturation(table.child("pool_saturation")),
     };
     table.finish();
     detect
@@ -223,6 +233,92 @@ fn read_headroom(table: Table<'_>) -> ConnectionHeadroom {
     }
     table.finish();
     headroom
+}
+
+fn read_pileup(table: Table<'_>) -> LockPileup {
+    let default = LockPileup::default();
+    let read = LockPileup {
+        enabled: table.boolean("enabled", default.enabled),
+        min_waiters: table.number("min_waiters", default.min_waiters, 1.0..=10_000.0),
+        wait: seconds(&table, "wait", default.wait),
+    };
+    table.finish();
+    read
+}
+
+fn read_migration(table: Table<'_>) -> MigrationBlocked {
+    let default = MigrationBlocked::default();
+    let read = MigrationBlocked {
+        enabled: table.boolean("enabled", default.enabled),
+        queue_after: seconds(&table, "queue_after", default.queue_after),
+        alone_after: seconds(&table, "alone_after", default.alone_after),
+    };
+    table.finish();
+    read
+}
+
+fn read_hidden(table: Table<'_>) -> HiddenDeadlock {
+    let default = HiddenDeadlock::default();
+    let read = HiddenDeadlock {
+        enabled: table.boolean("enabled", default.enabled),
+        after: seconds(&table, "after", default.after),
+    };
+    table.finish();
+    read
+}
+
+fn read_pool_deadlock(table: Table<'_>) -> PoolDeadlock {
+    let default = PoolDeadlock::default();
+    let read = PoolDeadlock {
+        enabled: table.boolean("enabled", default.enabled),
+        after: seconds(&table, "after", default.after),
+    };
+    table.finish();
+    read
+}
+
+fn read_ghost(table: Table<'_>) -> GhostWaiter {
+    let default = GhostWaiter::default();
+    let read = GhostWaiter {
+        enabled: table.boolean("enabled", default.enabled),
+        after: seconds(&table, "after", default.after),
+    };
+    table.finish();
+    read
+}
+
+fn read_idle(table: Table<'_>) -> IdleInTransaction {
+    let default = IdleInTransaction::default();
+    let read = IdleInTransaction {
+        enabled: table.boolean("enabled", default.enabled),
+        waiter_after: seconds(&table, "waiter_after", default.waiter_after),
+        long_after: seconds(&table, "long_after", default.long_after),
+    };
+    table.finish();
+    read
+}
+
+fn read_prepared(table: Table<'_>) -> PreparedTransaction {
+    let default = PreparedTransaction::default();
+    let read = PreparedTransaction {
+        enabled: table.boolean("enabled", default.enabled),
+        waiter_after: seconds(&table, "waiter_after", default.waiter_after),
+        after: seconds(&table, "after", default.after),
+    };
+    table.finish();
+    read
+}
+
+fn read_saturation(table: Table<'_>) -> PoolSaturation {
+    let default = PoolSaturation::default();
+    let read = PoolSaturation {
+        enabled: table.boolean("enabled", default.enabled),
+        wait: seconds(&table, "wait", default.wait),
+        hold: seconds(&table, "hold", default.hold),
+        resolve_after: seconds(&table, "resolve_after", default.resolve_after),
+    };
+    table.finish();
+    read
 }
 
 /// A duration that the engine holds in seconds.

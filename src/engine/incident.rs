@@ -16,14 +16,30 @@ pub enum Kind {
     OrphanedAdvisoryLock,
     ConnectionAvalanche,
     ConnectionHeadroom,
+    LockPileup,
+    MigrationBlocked,
+    HiddenDeadlock,
+    PoolDeadlock,
+    GhostWaiter,
+    IdleInTransaction,
+    PreparedTransaction,
+    PoolSaturation,
 }
 
 impl Kind {
     /// Every kind, so that a metric can say 0 for those that are not open.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 11] = [
         Self::OrphanedAdvisoryLock,
         Self::ConnectionAvalanche,
         Self::ConnectionHeadroom,
+        Self::LockPileup,
+        Self::MigrationBlocked,
+        Self::HiddenDeadlock,
+        Self::PoolDeadlock,
+        Self::GhostWaiter,
+        Self::IdleInTransaction,
+        Self::PreparedTransaction,
+        Self::PoolSaturation,
     ];
 
     /// The word of the contract, also the name of the runbook.
@@ -32,14 +48,31 @@ impl Kind {
             Self::OrphanedAdvisoryLock => "orphaned_advisory_lock",
             Self::ConnectionAvalanche => "connection_avalanche",
             Self::ConnectionHeadroom => "connection_headroom",
+            Self::LockPileup => "lock_pileup",
+            Self::MigrationBlocked => "migration_blocked",
+            Self::HiddenDeadlock => "hidden_deadlock",
+            Self::PoolDeadlock => "pool_deadlock",
+            Self::GhostWaiter => "ghost_waiter",
+            Self::IdleInTransaction => "idle_in_transaction",
+            Self::PreparedTransaction => "prepared_transaction",
+            Self::PoolSaturation => "pool_saturation",
         }
     }
 
     /// The severity with which incidents of this kind open.
     pub fn severity(self) -> Severity {
         match self {
-            Self::OrphanedAdvisoryLock | Self::ConnectionAvalanche => Severity::Critical,
-            Self::ConnectionHeadroom => Severity::Warning,
+            Self::OrphanedAdvisoryLock
+            | Self::ConnectionAvalanche
+            | Self::LockPileup
+            | Self::MigrationBlocked
+            | Self::HiddenDeadlock
+            | Self::PoolDeadlock
+            | Self::PoolSaturation => Severity::Critical,
+            Self::ConnectionHeadroom
+            | Self::GhostWaiter
+            | Self::IdleInTransaction
+            | Self::PreparedTransaction => Severity::Warning,
         }
     }
 }

@@ -59,6 +59,14 @@ pub struct Detect {
     pub orphaned_advisory_lock: OrphanedAdvisoryLock,
     pub connection_avalanche: ConnectionAvalanche,
     pub connection_headroom: ConnectionHeadroom,
+    pub lock_pileup: LockPileup,
+    pub migration_blocked: MigrationBlocked,
+    pub hidden_deadlock: HiddenDeadlock,
+    pub pool_deadlock: PoolDeadlock,
+    pub ghost_waiter: GhostWaiter,
+    pub idle_in_transaction: IdleInTransaction,
+    pub prepared_transaction: PreparedTransaction,
+    pub pool_saturation: PoolSaturation,
 }
 
 /// `[detect.orphaned_advisory_lock]`
@@ -137,6 +145,181 @@ impl Default for ConnectionHeadroom {
             open_ratio: 0.85,
             resolve_ratio: 0.75,
             hold: 10.0,
+        }
+    }
+}
+
+/// `[detect.lock_pileup]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct LockPileup {
+    pub enabled: bool,
+    /// Sessions behind one blocker that make a pile-up. One is enough where the
+    /// lock was left on a pooled server: nobody is going to release it.
+    pub min_waiters: f64,
+    /// Seconds that the longest of them must have waited.
+    pub wait: f64,
+}
+
+impl Default for LockPileup {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Two writers of one row are a queue, and a third is a habit.
+            min_waiters: 3.0,
+            // A deadlock is found after one second (`deadlock_timeout`), and an
+            // honest queue for a row is over in five.
+            wait: 10.0,
+        }
+    }
+}
+
+/// `[detect.migration_blocked]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct MigrationBlocked {
+    pub enabled: bool,
+    /// Seconds that a schema change may wait for its lock, or hold it, while
+    /// others queue behind it.
+    pub queue_after: f64,
+    /// Seconds that it may wait while nobody is hurt but itself.
+    pub alone_after: f64,
+}
+
+impl Default for MigrationBlocked {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Careful migrations set a `lock_timeout` of a few seconds and try
+            // again; they stay below it.
+            queue_after: 10.0,
+            // CREATE INDEX CONCURRENTLY waits for every transaction that was
+            // open before it: some minutes of reports are normal there.
+            alone_after: 120.0,
+        }
+    }
+}
+
+/// `[detect.hidden_deadlock]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct HiddenDeadlock {
+    pub enabled: bool,
+    /// Seconds that the waiter in the cycle must have waited.
+    pub after: f64,
+}
+
+impl Default for HiddenDeadlock {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Ten times the server's own `deadlock_timeout`: such a cycle never
+            // ends, so patience costs little.
+            after: 10.0,
+        }
+    }
+}
+
+/// `[detect.pool_deadlock]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolDeadlock {
+    pub enabled: bool,
+    /// Seconds that the longest of the waiters must have waited.
+    pub after: f64,
+}
+
+impl Default for PoolDeadlock {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Before the pool counts as merely saturated: that is the lesser
+            // half of it.
+            after: 5.0,
+        }
+    }
+}
+
+/// `[detect.ghost_waiter]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct GhostWaiter {
+    pub enabled: bool,
+    /// Seconds that the backend must have waited.
+    pub after: f64,
+}
+
+impl Default for GhostWaiter {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // A cancel request of the pooler ends the wait within a second.
+            after: 5.0,
+        }
+    }
+}
+
+/// `[detect.idle_in_transaction]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct IdleInTransaction {
+    pub enabled: bool,
+    /// Seconds idle while somebody waits for its locks.
+    pub waiter_after: f64,
+    /// Seconds idle while it holds locks that nobody waits for yet.
+    pub long_after: f64,
+}
+
+impl Default for IdleInTransaction {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Longer than any call that an application should make between two
+            // statements.
+            waiter_after: 30.0,
+            // A forgotten transaction; it holds back vacuum as well.
+            long_after: 600.0,
+        }
+    }
+}
+
+/// `[detect.prepared_transaction]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreparedTransaction {
+    pub enabled: bool,
+    /// Seconds since it was prepared, while somebody waits for its locks.
+    pub waiter_after: f64,
+    /// Seconds since it was prepared after which its coordinator has left it.
+    pub after: f64,
+}
+
+impl Default for PreparedTransaction {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            waiter_after: 30.0,
+            // The second phase follows within seconds; coordinators that were
+            // restarted recover within a few minutes.
+            after: 300.0,
+        }
+    }
+}
+
+/// `[detect.pool_saturation]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolSaturation {
+    pub enabled: bool,
+    /// Seconds that the first client in the queue must have waited.
+    pub wait: f64,
+    /// Seconds that this must hold.
+    pub hold: f64,
+    /// Seconds without a queue before the incident is resolved.
+    pub resolve_after: f64,
+}
+
+impl Default for PoolSaturation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // A pool that is merely busy hands out a server within milliseconds.
+            wait: 1.0,
+            // A burst is over by then.
+            hold: 10.0,
+            resolve_after: 30.0,
         }
     }
 }

@@ -9,6 +9,9 @@ use super::correlate::routes::sessions_by_route;
 use super::correlate::services::Services;
 use super::detect::avalanche::{Avalanche, AvalancheInput};
 use super::detect::headroom::Headroom;
+use super::detect::pool_saturation::Saturation;
+use super::detect::scene::Scene;
+use super::detect::waits::LockWaits;
 use super::incident::{Finding, Kind};
 use super::locks::advisory::{AdvisoryLocks, Looks};
 use super::locks::pooled::PoolerLook;
@@ -36,6 +39,8 @@ pub struct Target {
     orphans: Vec<Finding>,
     avalanche: Avalanche,
     headroom: Headroom,
+    waits: LockWaits,
+    saturation: Saturation,
 }
 
 /// The findings of the kinds that were looked at.
@@ -76,6 +81,8 @@ impl Target {
             orphans: Vec::new(),
             avalanche: Avalanche::new(name, settings),
             headroom: Headroom::new(name, settings),
+            waits: LockWaits::default(),
+            saturation: Saturation::new(settings),
         }
     }
 
@@ -95,6 +102,7 @@ impl Target {
         let server_clock = report.server.as_ref().and_then(|server| server.clock);
         self.graph = graph::build(&report, server_clock.unwrap_or(t));
         self.judge_locks(t);
+        self.judge_waits(t);
         let input = AvalancheInput {
             t,
             report: &report,
@@ -102,6 +110,8 @@ impl Target {
             open,
         };
         let mut findings = self.orphans.clone();
+        findings.extend(self.waits.findings());
+        findings.extend(self.saturation.findings());
         findings.extend(self.avalanche.observe(&input));
         findings.extend(self.headroom.observe(t, &report));
         self.view.band = self.avalanche.band();
@@ -125,6 +135,9 @@ impl Target {
         if report.error.is_some() {
             view.fresh = false;
         } else {
+            let deadlocked = self.waits.deadlocked();
+            self.saturation
+                .observe(t, &report, &self.view.report, deadlocked);
             *view = PoolerView {
                 report: Arc::new(report),
                 at: t,
@@ -132,23 +145,38 @@ impl Target {
             };
         }
         self.judge_locks(t);
+        let mut findings = self.orphans.clone();
+        findings.extend(self.saturation.findings());
         Findings {
-            kinds: &[Kind::OrphanedAdvisoryLock],
-            findings: self.orphans.clone(),
+            kinds: &[Kind::OrphanedAdvisoryLock, Kind::PoolSaturation],
+            findings,
         }
+    }
+
+    /// The kinds that are read from lock waits. Only a look at the server is a
+    /// look at those.
+    fn judge_waits(&mut self, now: UnixSeconds) {
+        let poolers = pooler_looks(&self.poolers, now);
+        let looks = Looks {
+            now,
+            at: self.view.at,
+            report: &self.view.report,
+            poolers: &poolers,
+            settings: &self.settings,
+        };
+        let locks = &self.view.locks;
+        let scene = Scene::new(
+            &self.name,
+            &looks,
+            &locks.root_blockers,
+            &locks.advisory_locks,
+        );
+        self.waits.observe(&scene, &self.orphans);
     }
 
     fn judge_locks(&mut self, now: UnixSeconds) {
         if self.view.fresh && self.settings.detect.orphaned_advisory_lock.enabled {
-            let poolers: Vec<_> = self
-                .poolers
-                .values()
-                .map(|view| PoolerLook {
-                    at: view.at,
-                    fresh: is_fresh(view, now),
-                    report: &view.report,
-                })
-                .collect();
+            let poolers = pooler_looks(&self.poolers, now);
             self.advisory.observe(&Looks {
                 now,
                 at: self.view.at,
@@ -199,6 +227,17 @@ impl Target {
     pub fn clients_wanted(&self) -> impl Iterator<Item = &String> {
         self.advisory.clients_wanted().iter()
     }
+}
+
+fn pooler_looks(poolers: &BTreeMap<String, PoolerView>, now: UnixSeconds) -> Vec<PoolerLook<'_>> {
+    let views = poolers.values();
+    views
+        .map(|view| PoolerLook {
+            at: view.at,
+            fresh: is_fresh(view, now),
+            report: &view.report,
+        })
+        .collect()
 }
 
 fn is_fresh(view: &PoolerView, now: UnixSeconds) -> bool {

@@ -14,6 +14,11 @@ pub struct Stage {
 
 impl Stage {
     pub async fn start() -> Self {
+        Self::start_with(pooler).await
+    }
+
+    /// With a pooler of one's own.
+    pub async fn start_with(pooler: impl AsyncFnOnce(&Postgres) -> PgBouncer) -> Self {
         let postgres = Postgres::start(PostgresOptions {
             settings: vec![("max_prepared_transactions".into(), "5".into())],
             ..PostgresOptions::default()

@@ -7,7 +7,7 @@
 pub mod advisory;
 mod calls;
 pub mod catalogue;
-mod context;
+pub(super) mod context;
 pub mod graph;
 pub mod key;
 mod leaver;

@@ -39,6 +39,7 @@ const IDLE: &str = "idle";
 pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   SELECT pid, leader_pid, datid, usesysid, application_name, client_addr, client_port, backend_start, xact_start,
          query_start, state_change, state, query, query_id, backend_xmin IS NOT NULL AS holds_xmin,
+         backend_xid IS NOT NULL AS has_written,
          CASE WHEN state <> 'idle' THEN wait_event_type END AS wait_event_type,
          CASE WHEN state <> 'idle' THEN wait_event END AS wait_event,
          coalesce(backend_type = 'client backend', datid IS NOT NULL AND usesysid IS NOT NULL) AS is_client
@@ -84,12 +85,12 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
         datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event, left(route, 300) AS text,
         NULL::int4 AS pid, NULL::int4 AS leader_pid, NULL::int4 AS client_port, NULL::timestamptz AS backend_start,
         NULL::timestamptz AS xact_start, NULL::timestamptz AS query_start, NULL::timestamptz AS state_change,
-        NULL::bool AS holds_xmin, NULL::int8 AS query_id
+        NULL::bool AS holds_xmin, NULL::int8 AS query_id, NULL::bool AS has_written
  FROM grouped ORDER BY state IS NOT DISTINCT FROM 'idle', members DESC LIMIT 2000)
 UNION ALL
 SELECT NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
        left(query, 1023), pid, leader_pid, client_port, backend_start, xact_start, query_start, state_change,
-       holds_xmin, query_id
+       holds_xmin, query_id, has_written
 FROM busy WHERE pid IN (SELECT pid FROM picked)";
 
 /// The decoded rows of [`SQL`]; databases and roles are still oids.
@@ -257,6 +258,9 @@ fn backend(row: &Row) -> Result<Backend, Error> {
         query,
         lock_calls,
         leader_pid: row.try_get("leader_pid")?,
+        has_written: row
+            .try_get::<_, Option<bool>>("has_written")?
+            .unwrap_or_default(),
     })
 }
 

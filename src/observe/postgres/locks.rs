@@ -99,6 +99,19 @@ impl LockTable {
         self.rows.iter().any(|(_, lock)| lock.pid.is_none())
     }
 
+    /// Somebody waits, and a lock is held that an index build takes on its table.
+    pub fn may_wait_for_index_build(&self) -> bool {
+        let waits = self.counts.iter().any(|count| !count.granted);
+        waits
+            && self.counts.iter().any(|count| {
+                let takes = matches!(
+                    count.mode.as_str(),
+                    "ShareLock" | "ShareUpdateExclusiveLock"
+                );
+                count.granted && takes && count.locktype == "relation"
+            })
+    }
+
     /// The databases in these rows, by oid.
     pub fn databases(&self) -> impl Iterator<Item = Option<u32>> + '_ {
         self.rows.iter().map(|(oids, _)| oids.database)

@@ -8,6 +8,7 @@
 
 pub mod activity;
 pub mod database;
+pub mod index_builds;
 pub mod locks;
 pub mod prepared;
 pub mod relations;
@@ -27,6 +28,7 @@ use crate::sample::{FailureReason, PostgresReport, Report, UnixSeconds};
 
 use activity::Activity;
 use database::Names;
+use index_builds::Build;
 use locks::LockTable;
 use relations::Relations;
 use session::Session;
@@ -91,7 +93,7 @@ impl PostgresSource {
             self.refresh_names(session).await?;
         }
         let (locks, facts) = self.first_trip(session).await?;
-        let (activity, prepared) = self.second_trip(session, &locks).await?;
+        let (activity, prepared, builds) = self.second_trip(session, &locks).await?;
         let named = activity.named_by(&self.names)
             && locks.databases().all(|oid| self.names.knows(oid, None));
         let age = self.names_read.map_or(NAMES_EVERY, |read| read.elapsed());
@@ -99,7 +101,7 @@ impl PostgresSource {
             self.refresh_names(session).await?;
         }
         let own = self.names.oid_of(&self.dsn.database);
-        self.learn_relations(session, &locks, own).await?;
+        self.learn_relations(session, &locks, &builds, own).await?;
         let names = &self.names;
         let prepared = prepared::decode(&prepared, names)
             .map_err(self.because("reading pg_prepared_xacts"))?;
@@ -119,6 +121,10 @@ impl PostgresSource {
             truncated,
             locks_truncated,
             prepared,
+            index_builds: builds
+                .into_iter()
+                .map(|build| build.named(names, &self.relations, own))
+                .collect(),
             databases: names.listed.clone(),
             sees_all_sessions: names.sees_all_sessions,
         })
@@ -149,23 +155,36 @@ impl PostgresSource {
         Ok((LockTable::decode(&locks).map_err(&because)?, facts))
     }
 
-    /// The activity, and prepared transactions when the locks name one.
+    /// The activity; prepared transactions and index builds when the locks tell
+    /// of one.
     async fn second_trip(
         &self,
         session: &Session,
         locks: &LockTable,
-    ) -> Result<(Activity, Vec<Row>), PollError> {
+    ) -> Result<(Activity, Vec<Row>, Vec<Build>), PollError> {
         let because = self.because("reading pg_stat_activity");
         let client = &session.client;
         let pids = locks.pids();
         let parameters: [&(dyn ToSql + Sync); 1] = [&pids];
         let activity = client.query(&session.activity, &parameters);
-        let (activity, prepared) = if locks.has_prepared() {
-            tokio::try_join!(activity, client.query_typed(prepared::SQL, &[])).map_err(&because)?
-        } else {
-            (activity.await.map_err(&because)?, Vec::new())
+        let prepared = async {
+            match locks.has_prepared() {
+                true => client.query_typed(prepared::SQL, &[]).await,
+                false => Ok(Vec::new()),
+            }
         };
-        Ok((Activity::decode(&activity).map_err(&because)?, prepared))
+        let builds = async {
+            match locks.may_wait_for_index_build() {
+                true => client.query_typed(index_builds::SQL, &[]).await,
+                false => Ok(Vec::new()),
+            }
+        };
+        let (activity, prepared, builds) =
+            tokio::try_join!(activity, prepared, builds).map_err(&because)?;
+        let builds = index_builds::decode(&builds)
+            .map_err(self.because("reading pg_stat_progress_create_index"))?;
+        let activity = Activity::decode(&activity).map_err(&because)?;
+        Ok((activity, prepared, builds))
     }
 
     /// Reads the names anew. A locked catalog is no failure: the old names
@@ -187,9 +206,11 @@ impl PostgresSource {
         &mut self,
         session: &Session,
         locks: &LockTable,
+        builds: &[Build],
         own: Option<u32>,
     ) -> Result<(), PollError> {
-        let wanted = locks.relations(own);
+        let built = builds.iter().filter_map(|build| build.relation_of(own));
+        let wanted = locks.relations(own).chain(built);
         let learnt = self
             .relations
             .learn(&session.client, wanted, Instant::now())

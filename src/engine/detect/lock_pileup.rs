@@ -1,0 +1,229 @@
+//! Sessions pile up behind one blocker.
+//!
+//! Signals: the wait-for graph, its root, how many wait and for how long. What
+//! another kind tells in more detail (a blocked migration, a lock that nobody
+//! owns, a cycle) is left to it. Over when no waiter is older than the
+//! threshold.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::scene::{Scene, Told, Waiter, end_session, fields, longest};
+use super::watch::{Account, Stance, Suspicion, Watch};
+use crate::engine::incident::Kind;
+use crate::engine::locks::{AdvisoryLock, RootBlocker, Verdict};
+use crate::engine::words;
+
+/// A root blocker with the waiters behind it that no other kind tells of.
+#[derive(Debug)]
+struct Pile<'a> {
+    root: &'a RootBlocker,
+    key: String,
+    waiters: Vec<Waiter<'a>>,
+    /// The kind that tells of all its waiters, or of most of them.
+    elsewhere: Option<Kind>,
+    /// Others that hold the same lock with the same sessions behind them.
+    others: usize,
+}
+
+/// The pile-ups of one look.
+pub fn check(scene: &Scene<'_>, told: &Told, watch: &Watch) -> Vec<Suspicion> {
+    let piles = piles(scene, told, watch);
+    piles
+        .into_iter()
+        .filter_map(|pile| suspicion(scene, &pile))
+        .collect()
+}
+
+fn suspicion(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<Suspicion> {
+    let settings = &scene.detect.lock_pileup;
+    let longest = longest(&pile.waiters);
+    let left = left_lock(scene, pile);
+    let least = if left.is_some() {
+        1.0
+    } else {
+        settings.min_waiters
+    };
+    let waits = longest >= settings.wait;
+    let stance = match pile.elsewhere {
+        Some(kind) if !waits => Stance::Yields(kind),
+        _ if waits && count(scene, pile) >= least => Stance::Opens,
+        _ if waits => Stance::Keeps,
+        _ => return None,
+    };
+    Some(Suspicion {
+        key: pile.key.clone(),
+        stance,
+        onset_at: scene.onset(longest),
+        account: account(scene, pile, left, longest),
+    })
+}
+
+/// Root blockers with the same sessions right behind them are one pile-up: a
+/// writer waits for every reader. It keeps the name it is known by, else that of
+/// the oldest transaction.
+fn piles<'a>(scene: &'a Scene<'a>, told: &Told, watch: &Watch) -> Vec<Pile<'a>> {
+    let mut piles: BTreeMap<Vec<i32>, Pile<'a>> = BTreeMap::new();
+    for root in scene.roots.iter().filter(|root| !root.tree.is_empty()) {
+        let mut direct: Vec<i32> = root.tree.iter().map(|node| node.pid).collect();
+        direct.sort_unstable();
+        let pile = pile(scene, root, told);
+        let Some(same) = piles.get_mut(&direct) else {
+            piles.insert(direct, pile);
+            continue;
+        };
+        let rank = |pile: &Pile<'_>| {
+            let age = pile.root.transaction_seconds.unwrap_or(0.0);
+            (watch.knows(&pile.key), age)
+        };
+        let others = same.others + 1;
+        if rank(&pile) > rank(same) {
+            *same = pile;
+        }
+        same.others = others;
+    }
+    piles.into_values().collect()
+}
+
+fn pile<'a>(scene: &'a Scene<'a>, root: &'a RootBlocker, told: &Told) -> Pile<'a> {
+    let (elsewhere, waiters): (Vec<_>, Vec<_>) = scene
+        .behind(root)
+        .into_iter()
+        .partition(|waiter| told.of_waiter(waiter.node.pid).is_some());
+    Pile {
+        key: scene.root_identity(root),
+        elsewhere: elsewhere
+            .first()
+            .and_then(|waiter| told.of_waiter(waiter.node.pid)),
+        root,
+        waiters,
+        others: 0,
+    }
+}
+
+/// How many wait. A long tree is cut, the root's own count is not; but that
+/// counts those as well that are told elsewhere, or wait on purpose.
+fn count(scene: &Scene<'_>, pile: &Pile<'_>) -> f64 {
+    if pile.elsewhere.is_some() || scene.allows_any() {
+        pile.waiters.len() as f64
+    } else {
+        f64::from(pile.root.waiters)
+    }
+}
+
+/// The advisory lock in the way, when it was left on a pooled server.
+fn left_lock<'a>(scene: &Scene<'a>, pile: &Pile<'_>) -> Option<&'a AdvisoryLock> {
+    let wanted = |key: &str| {
+        let mut direct = pile.waiters.iter().filter(|waiter| waiter.level == 1);
+        direct.any(|waiter| {
+            let object = &waiter.node.waits_for;
+            object.locktype == "advisory" && object.object == key
+        })
+    };
+    scene.advisory.iter().find(|lock| {
+        let left = matches!(
+            lock.verdict,
+            Verdict::Orphaned | Verdict::Stranded | Verdict::Carried | Verdict::Suspect
+        );
+        left && !lock.allowed
+            && lock.pid.is_some()
+            && lock.pid == pile.root.pid
+            && wanted(&lock.key)
+    })
+}
+
+fn account(
+    scene: &Scene<'_>,
+    pile: &Pile<'_>,
+    left: Option<&AdvisoryLock>,
+    longest: f64,
+) -> Account {
+    let root = pile.root;
+    let held = root.holds.first();
+    let what = held.map_or_else(String::new, |lock| {
+        let object = words::name(&lock.object);
+        format!(", which holds {} on {} {object}", lock.mode, lock.locktype)
+    });
+    let waiters = words::plural(count(scene, pile), "session");
+    let mut evidence = vec![format!(
+        "{waiters} behind it, {} directly, the longest for {}",
+        words::count(f64::from(root.direct_waiters)),
+        words::duration(longest),
+    )];
+    evidence.extend(root.pid.and_then(|pid| scene.profile(pid)));
+    if let Some(lock) = left {
+        evidence.push(format!(
+            "advisory lock {} was left on a server of pooler {}: {} ({})",
+            lock.key,
+            lock.pooler.as_deref().unwrap_or("?"),
+            lock.reason,
+            lock.verdict.as_str(),
+        ));
+    }
+    if pile.others > 0 {
+        let others = words::plural(pile.others as f64, "other session");
+        evidence.push(format!("in the way as well: {others}"));
+    }
+    if let Some(kind) = pile.elsewhere {
+        evidence.push(format!("others behind it are told as {}", kind.as_str()));
+    }
+    evidence.extend(own_client(scene, pile));
+    Account {
+        severity: Kind::LockPileup.severity(),
+        subject: fields(json!({
+            "pid": root.pid,
+            "prepared": root.prepared,
+            "database": root.database,
+            "user": root.user,
+            "application": root.application,
+            "client": root.client,
+            "state": root.state,
+            "waiters": count(scene, pile),
+            "longest_wait_seconds": (longest * 10.0).round() / 10.0,
+            "holds": held,
+            "verdict": left.map(|lock| lock.verdict),
+        })),
+        summary: format!(
+            "{waiters} of {} wait behind {}{what}; the longest for {}",
+            scene.target,
+            scene.who_blocks(root),
+            words::duration(longest),
+        ),
+        evidence,
+        actions: actions(root, left),
+    }
+}
+
+/// Waiters of the blocker's own client: a hint, no more, that it may be waiting
+/// for itself.
+fn own_client(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<String> {
+    let own = scene.backend(pile.root.pid?)?;
+    let same = pile
+        .waiters
+        .iter()
+        .filter_map(|w| scene.backend(w.node.pid));
+    let same = same.filter(|other| {
+        own.client.is_some()
+            && (&other.client, &other.application, &other.user)
+                == (&own.client, &own.application, &own.user)
+    });
+    let n = same.count();
+    (n > 0).then(|| {
+        format!(
+            "{} of them come from the blocker's own address, application and user: it may be waiting for itself",
+            words::count(n as f64)
+        )
+    })
+}
+
+fn actions(root: &RootBlocker, left: Option<&AdvisoryLock>) -> Vec<String> {
+    let mut actions: Vec<String> = left.map(|lock| lock.action.clone()).into_iter().collect();
+    match root.pid {
+        Some(pid) => actions.extend(end_session(pid, root.state.as_deref())),
+        None => actions.push(root.action.clone()),
+    }
+    actions.retain(|action| !action.is_empty());
+    actions.dedup();
+    actions
+}
