@@ -505,13 +505,11 @@ async fn what_is_normal_opens_nothing() {
         before_pause.push(run(play.stage.client("work", "paused").await, "SELECT 1"));
     }
 
-    // A healthy index build, and a table that autovacuum is busy with when a
-    // schema change comes.
+    // A table that autovacuum is busy with when a schema change comes.
     let other = play.direct().await;
-    let sql = "CREATE TABLE v (n int); INSERT INTO v SELECT generate_series(1, 300000); \
-               CREATE TABLE w AS SELECT n FROM generate_series(1, 300000) n";
+    let sql = "CREATE TABLE v (n int); INSERT INTO v SELECT generate_series(1, 300000)";
     other.batch_execute(sql).await.unwrap();
-    let build = play.waiting("CREATE INDEX CONCURRENTLY w_n ON w (n)").await;
+    let build = healthy_index_build(&play).await;
     autovacuum_in_the_way(&play).await;
     let sql = "ALTER TABLE v ADD COLUMN extra int";
     let altered = Instant::now();
@@ -536,6 +534,34 @@ async fn what_is_normal_opens_nothing() {
     followers.iter().for_each(JoinHandle::abort);
     drop((leader, second, third));
     play.daemon.shutdown(Duration::from_secs(3)).await;
+}
+
+/// Builds an index in another database, where nobody has an old snapshot, while
+/// short transactions write to the table.
+async fn healthy_index_build(play: &Play) -> JoinHandle<()> {
+    let connect = || async {
+        let server = &play.stage.postgres;
+        server.connect("postgres", "postgres").await.unwrap()
+    };
+    let (builder, writer) = (connect().await, connect().await);
+    let sql = "CREATE TABLE w AS SELECT n FROM generate_series(1, 300000) n";
+    writer.batch_execute(sql).await.unwrap();
+    tokio::spawn(async move {
+        let build = async {
+            for n in 0..10 {
+                let sql = format!("CREATE INDEX CONCURRENTLY w_{n} ON w (n)");
+                builder.batch_execute(&sql).await.unwrap();
+            }
+        };
+        let write = async {
+            let sql = "BEGIN; UPDATE w SET n = n WHERE n = 1; SELECT pg_sleep(0.2); COMMIT";
+            while writer.batch_execute(sql).await.is_ok() {}
+        };
+        tokio::select! {
+            () = build => {}
+            () = write => {}
+        }
+    })
 }
 
 /// Makes autovacuum work on table `v`, slowly, and waits until it does.

@@ -150,7 +150,8 @@ impl Default for ConnectionHeadroom {
 }
 
 /// `[detect.lock_pileup]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LockPileup {
     pub enabled: bool,
     /// Sessions behind one blocker that make a pile-up. One is enough where the
@@ -174,7 +175,8 @@ impl Default for LockPileup {
 }
 
 /// `[detect.migration_blocked]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MigrationBlocked {
     pub enabled: bool,
     /// Seconds that a schema change may wait for its lock, or hold it, while
@@ -199,7 +201,8 @@ impl Default for MigrationBlocked {
 }
 
 /// `[detect.hidden_deadlock]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HiddenDeadlock {
     pub enabled: bool,
     /// Seconds that the waiter in the cycle must have waited.
@@ -218,7 +221,8 @@ impl Default for HiddenDeadlock {
 }
 
 /// `[detect.pool_deadlock]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolDeadlock {
     pub enabled: bool,
     /// Seconds that the longest of the waiters must have waited.
@@ -237,7 +241,8 @@ impl Default for PoolDeadlock {
 }
 
 /// `[detect.ghost_waiter]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GhostWaiter {
     pub enabled: bool,
     /// Seconds that the backend must have waited.
@@ -255,7 +260,8 @@ impl Default for GhostWaiter {
 }
 
 /// `[detect.idle_in_transaction]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IdleInTransaction {
     pub enabled: bool,
     /// Seconds idle while somebody waits for its locks.
@@ -278,7 +284,8 @@ impl Default for IdleInTransaction {
 }
 
 /// `[detect.prepared_transaction]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PreparedTransaction {
     pub enabled: bool,
     /// Seconds since it was prepared, while somebody waits for its locks.
@@ -300,7 +307,8 @@ impl Default for PreparedTransaction {
 }
 
 /// `[detect.pool_saturation]`
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PoolSaturation {
     pub enabled: bool,
     /// Seconds that the first client in the queue must have waited.

@@ -1,0 +1,900 @@
+//! The kinds that are read from lock waits and pools, told by made-up samples:
+//! what must be said, what must never be said, look by look.
+
+use std::collections::BTreeSet;
+
+use snowpit::engine::incident::{Event, Incident, Kind};
+use snowpit::engine::settings::{LockKey, NamedLock, Pooler};
+use snowpit::engine::{Engine, Settings};
+use snowpit::sample::{
+    Backend, FailureReason, IndexBuild, Lock, PgbouncerReport, Pool, PoolDatabase, PoolerConfig,
+    PostgresReport, PreparedTransaction, Report, Sample, Server, ServerSocket,
+};
+
+const START: f64 = 1_700_000_000.0;
+
+/// A server that is looked at once a second, with its pooler half a second
+/// before it.
+struct World {
+    engine: Engine,
+    t: f64,
+    postgres: PostgresReport,
+    pooler: Option<PgbouncerReport>,
+    opened: Vec<Incident>,
+    resolved: Vec<Incident>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
+            targets: vec!["main".into()],
+            poolers_complete: true,
+            ..Settings::default()
+        };
+        change(&mut settings);
+        Self {
+            engine: Engine::new(settings),
+            t: START,
+            postgres: PostgresReport {
+                target: "main".into(),
+                sees_all_sessions: Some(true),
+                ..PostgresReport::default()
+            },
+            pooler: None,
+            opened: Vec::new(),
+            resolved: Vec::new(),
+        }
+    }
+
+    /// With a polled pooler in front.
+    fn pooled(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut world = Self::with(|settings| {
+            settings.poolers = vec![Pooler {
+                name: "pooler-1".into(),
+                target: "main".into(),
+            }];
+            change(settings);
+        });
+        world.pooler = Some(PgbouncerReport {
+            pooler: "pooler-1".into(),
+            target: "main".into(),
+            pools: vec![pool(0, 0.0)],
+            databases: vec![database()],
+            clients: Some(Vec::new()),
+            ..PgbouncerReport::default()
+        });
+        world
+    }
+
+    fn apply(&mut self, t: f64, report: Report) {
+        for effect in self.engine.apply(Sample { t, report }) {
+            match effect.event {
+                Event::Opened => self.opened.push(effect.incident),
+                Event::Resolved => self.resolved.push(effect.incident),
+                Event::Updated => {}
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        if let Some(pooler) = self.pooler.clone() {
+            self.apply(self.t - 0.5, Report::Pgbouncer(pooler));
+        }
+        let mut report = self.postgres.clone();
+        report.server = Some(Server {
+            clock: Some(self.t),
+            ..Server::default()
+        });
+        self.apply(self.t, Report::Postgres(report));
+        self.t += 1.0;
+    }
+
+    fn looks(&mut self, n: u32) {
+        for _ in 0..n {
+            self.look();
+        }
+    }
+
+    /// A look that fails: nothing is known.
+    fn failed_look(&mut self) {
+        let report = PostgresReport {
+            target: "main".into(),
+            error: Some(FailureReason::Timeout),
+            ..PostgresReport::default()
+        };
+        self.apply(self.t, Report::Postgres(report));
+        self.t += 1.0;
+    }
+
+    fn open(&self) -> BTreeSet<Kind> {
+        let open = self.engine.snapshot().open;
+        open.iter().map(|incident| incident.kind).collect()
+    }
+
+    fn is_open(&self, kind: Kind) -> bool {
+        self.open().contains(&kind)
+    }
+
+    fn opened(&self) -> Vec<Kind> {
+        self.opened.iter().map(|incident| incident.kind).collect()
+    }
+
+    fn incident(&self, kind: Kind) -> &Incident {
+        let mut opened = self.opened.iter();
+        opened.find(|incident| incident.kind == kind).unwrap()
+    }
+
+    fn backend(&mut self, backend: Backend) {
+        self.postgres.backends.push(backend);
+    }
+
+    /// `pid` waits for `holder`'s transaction since `age` seconds before now.
+    fn waits(&mut self, pid: i32, holder: i32, age: f64) {
+        let backend = active(pid, "UPDATE t SET n = ?", self.t - age);
+        self.backend(backend);
+        let request = Lock {
+            granted: false,
+            mode: "ShareLock".into(),
+            waitstart: Some(self.t - age),
+            ..transaction(pid, holder)
+        };
+        self.postgres.locks.push(request);
+    }
+
+    /// `pid` is idle in a transaction since `age` seconds before now, and holds
+    /// it.
+    fn idles(&mut self, pid: i32, age: f64) {
+        let since = Some(self.t - age);
+        self.backend(Backend {
+            state: Some("idle in transaction".into()),
+            xact_start: since,
+            state_change: since,
+            has_written: true,
+            ..active(pid, "UPDATE t SET n = ?", self.t - age)
+        });
+        self.postgres.locks.push(transaction(pid, pid));
+    }
+}
+
+fn active(pid: i32, query: &str, since: f64) -> Backend {
+    Backend {
+        pid,
+        backend_start: Some(START - 1000.0 - f64::from(pid)),
+        database: Some("app".into()),
+        user: Some("app".into()),
+        application: Some("registry".into()),
+        client: Some("10.0.0.7".into()),
+        client_port: Some(40_000 + pid),
+        state: Some("active".into()),
+        xact_start: Some(since),
+        query_start: Some(since),
+        state_change: Some(since),
+        query: Some(query.into()),
+        ..Backend::default()
+    }
+}
+
+/// `pid`'s row on the transaction of `of`; granted and exclusive when its own.
+fn transaction(pid: i32, of: i32) -> Lock {
+    Lock {
+        pid: Some(pid),
+        locktype: "transactionid".into(),
+        mode: "ExclusiveLock".into(),
+        granted: true,
+        virtualtransaction: Some(format!("{pid}/1")),
+        transactionid: Some(format!("{}", 700 + of)),
+        ..Lock::default()
+    }
+}
+
+fn relation(pid: i32, mode: &str, waitstart: Option<f64>) -> Lock {
+    Lock {
+        pid: Some(pid),
+        locktype: "relation".into(),
+        database: Some("app".into()),
+        relation: Some("public.t".into()),
+        mode: mode.into(),
+        granted: waitstart.is_none(),
+        virtualtransaction: Some(format!("{pid}/1")),
+        waitstart,
+        ..Lock::default()
+    }
+}
+
+fn virtualxid(pid: i32, of: i32, waitstart: Option<f64>) -> Lock {
+    Lock {
+        pid: Some(pid),
+        locktype: "virtualxid".into(),
+        virtualxid: Some(format!("{of}/1")),
+        mode: if waitstart.is_some() {
+            "ShareLock"
+        } else {
+            "ExclusiveLock"
+        }
+        .into(),
+        granted: waitstart.is_none(),
+        virtualtransaction: Some(format!("{pid}/1")),
+        waitstart,
+        ..Lock::default()
+    }
+}
+
+fn advisory(pid: i32, key: u32, waitstart: Option<f64>) -> Lock {
+    Lock {
+        pid: Some(pid),
+        locktype: "advisory".into(),
+        database: Some("app".into()),
+        classid: Some(0),
+        objid: Some(key),
+        objsubid: Some(1),
+        mode: "ExclusiveLock".into(),
+        granted: waitstart.is_none(),
+        virtualtransaction: Some(format!("{pid}/{}", u8::from(waitstart.is_some()))),
+        waitstart,
+        ..Lock::default()
+    }
+}
+
+fn idle(pid: i32, since: f64) -> Backend {
+    Backend {
+        state: Some("idle".into()),
+        xact_start: None,
+        ..active(pid, "SELECT pg_advisory_lock(?)", since)
+    }
+}
+
+fn pool(waiting: u32, wait: f64) -> Pool {
+    Pool {
+        database: "app".into(),
+        user: "app".into(),
+        cl_waiting: waiting,
+        sv_active: 3,
+        maxwait_us: (wait * 1e6) as u64,
+        pool_mode: "transaction".into(),
+        ..Pool::default()
+    }
+}
+
+fn database() -> PoolDatabase {
+    PoolDatabase {
+        name: "app".into(),
+        database: "app".into(),
+        pool_size: 3,
+        ..PoolDatabase::default()
+    }
+}
+
+/// The row of a backend at the pooler, linked or not.
+fn server(pid: i32, link: &str) -> ServerSocket {
+    ServerSocket {
+        database: "app".into(),
+        user: "app".into(),
+        state: if link.is_empty() { "idle" } else { "active" }.into(),
+        remote_pid: pid,
+        local_addr: "10.0.0.7".into(),
+        local_port: u16::try_from(40_000 + pid).unwrap(),
+        ptr: format!("s{pid}"),
+        link: link.into(),
+        ..ServerSocket::default()
+    }
+}
+
+/// Four sessions behind one that is idle in its transaction.
+fn pile_up() -> World {
+    let mut world = World::new();
+    world.idles(1, 12.0);
+    for pid in 2..6 {
+        world.waits(pid, 1, 11.0);
+    }
+    world
+}
+
+#[test]
+fn a_pile_up_is_told_after_two_looks_and_once() {
+    let mut world = pile_up();
+    world.look();
+    assert!(world.opened().is_empty(), "one look is no proof");
+    world.looks(5);
+    assert_eq!(world.opened(), [Kind::LockPileup]);
+    let incident = world.incident(Kind::LockPileup);
+    assert_eq!(incident.subject["pid"], 1);
+    assert_eq!(incident.subject["waiters"], 4.0);
+    assert_eq!(incident.onset_at, START - 11.0);
+    assert_eq!(
+        incident.summary,
+        "4 sessions of main wait behind backend 1 (registry, idle in transaction for 13 s), which holds \
+         ExclusiveLock on transactionid 701; the longest for 12 s"
+    );
+    assert_eq!(incident.actions, ["SELECT pg_terminate_backend(1);"]);
+    assert_eq!(incident.runbook, "lock_pileup");
+
+    // The waiters are gone: over after two looks.
+    world.postgres.locks.retain(|lock| lock.granted);
+    world.look();
+    assert!(world.is_open(Kind::LockPileup));
+    world.look();
+    assert!(world.open().is_empty());
+}
+
+#[test]
+fn a_short_queue_or_a_quick_one_is_none() {
+    let mut two = World::new();
+    two.backend(active(1, "UPDATE t SET n = ?", START - 100.0));
+    two.postgres.locks.push(transaction(1, 1));
+    two.waits(2, 1, 60.0);
+    two.waits(3, 1, 60.0);
+    two.looks(5);
+    assert!(two.opened().is_empty(), "two behind a running statement");
+
+    let mut quick = World::new();
+    quick.idles(1, 5.0);
+    for pid in 2..20 {
+        quick.waits(pid, 1, 1.0);
+    }
+    quick.looks(5);
+    assert!(quick.opened().is_empty(), "many for a moment");
+}
+
+#[test]
+fn a_waitstart_that_is_not_there_yet_opens_nothing() {
+    // The statements have run for long; their waits have just begun.
+    let mut world = World::new();
+    world.idles(1, 1.0);
+    for pid in 2..6 {
+        world.waits(pid, 1, 600.0);
+    }
+    for lock in world.postgres.locks.iter_mut().filter(|l| !l.granted) {
+        lock.waitstart = None;
+    }
+    world.look();
+    for lock in world.postgres.locks.iter_mut().filter(|l| !l.granted) {
+        lock.waitstart = Some(START);
+    }
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+#[test]
+fn a_missed_look_neither_opens_nor_closes() {
+    let mut world = pile_up();
+    world.look();
+    world.failed_look();
+    assert!(world.opened().is_empty());
+    world.look();
+    assert!(world.is_open(Kind::LockPileup), "two looks that gave data");
+    let whole = world.postgres.clone();
+    world.postgres.locks.retain(|lock| lock.granted);
+    world.look();
+    world.failed_look();
+    world.failed_look();
+    assert!(world.is_open(Kind::LockPileup), "gone in one look only");
+    world.postgres = whole;
+    world.looks(3);
+    assert_eq!(world.opened().len(), 1, "never closed in between");
+}
+
+#[test]
+fn a_truncated_look_closes_nothing() {
+    let mut world = pile_up();
+    world.looks(2);
+    world.postgres.truncated = true;
+    world.postgres.locks_truncated = true;
+    world.postgres.locks.clear();
+    world.looks(10);
+    assert!(world.is_open(Kind::LockPileup));
+    world.postgres.truncated = false;
+    world.postgres.locks_truncated = false;
+    world.looks(2);
+    assert!(world.open().is_empty());
+}
+
+#[test]
+fn a_pid_that_came_back_is_somebody_else() {
+    let mut world = World::new();
+    world.idles(1, 700.0);
+    world.look();
+    // Another session with the same pid, idle just as long by its own account.
+    world.postgres.backends[0].backend_start = Some(START - 5.0);
+    world.look();
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+    world.look();
+    assert_eq!(world.opened(), [Kind::IdleInTransaction]);
+}
+
+#[test]
+fn without_the_privilege_nothing_is_made_up() {
+    let mut world = World::new();
+    world.postgres.sees_all_sessions = Some(false);
+    world.idles(1, 4000.0);
+    world.waits(2, 1, 3000.0);
+    for backend in &mut world.postgres.backends {
+        *backend = Backend {
+            pid: backend.pid,
+            database: backend.database.clone(),
+            user: backend.user.clone(),
+            application: Some("registry".into()),
+            query: Some("<insufficient privilege>".into()),
+            ..Backend::default()
+        };
+    }
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+
+    // The lock table shows a pile-up to everybody; of its root only the pid.
+    for pid in 3..6 {
+        let request = Lock {
+            pid: Some(pid),
+            ..world.postgres.locks[1].clone()
+        };
+        world.postgres.locks.push(request);
+    }
+    world.looks(5);
+    assert_eq!(world.opened(), [Kind::LockPileup]);
+    let summary = &world.incident(Kind::LockPileup).summary;
+    assert!(
+        summary.contains("4 sessions of main wait behind backend 1 (registry), "),
+        "{summary}"
+    );
+}
+
+#[test]
+fn what_waits_on_purpose_is_left_alone() {
+    let mut world = World::with(|settings| {
+        settings.advisory_locks = vec![NamedLock {
+            key: LockKey::Big(99),
+            name: "leader".into(),
+            allow: true,
+        }];
+    });
+    world.backend(idle(1, START - 4000.0));
+    world.postgres.locks.push(advisory(1, 99, None));
+    for pid in 2..8 {
+        let since = world.t - 3000.0;
+        world.backend(active(pid, "SELECT pg_advisory_lock(?)", since));
+        world.postgres.locks.push(advisory(pid, 99, Some(since)));
+    }
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+#[test]
+fn a_leader_in_a_transaction_without_followers_is_none() {
+    let mut world = World::new();
+    world.idles(1, 9000.0);
+    world.postgres.backends[0].has_written = false;
+    world.postgres.locks = vec![advisory(1, 5, None)];
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+/// A reader idle in its transaction, `ALTER TABLE` behind it, three readers
+/// behind that.
+fn migration(age: f64) -> World {
+    let mut world = World::new();
+    world.idles(1, age + 5.0);
+    world.postgres.locks = vec![relation(1, "AccessShareLock", None)];
+    let since = world.t - age;
+    world.backend(active(2, "ALTER TABLE t ADD COLUMN x int", since));
+    world
+        .postgres
+        .locks
+        .push(relation(2, "AccessExclusiveLock", Some(since)));
+    for pid in 3..6 {
+        world.backend(active(pid, "SELECT count(*) FROM t", since + 1.0));
+        world
+            .postgres
+            .locks
+            .push(relation(pid, "AccessShareLock", Some(since + 1.0)));
+    }
+    world
+}
+
+#[test]
+fn a_migration_and_its_queue_are_one_incident() {
+    let mut world = migration(11.0);
+    world.looks(60);
+    assert_eq!(world.opened(), [Kind::MigrationBlocked], "told once");
+    let incident = world.incident(Kind::MigrationBlocked);
+    assert_eq!(incident.subject["pid"], 2);
+    assert_eq!(incident.subject["queue"], 3);
+    assert_eq!(
+        incident.actions,
+        [
+            "SELECT pg_cancel_backend(2);",
+            "SELECT pg_terminate_backend(1);"
+        ]
+    );
+    // It has its lock.
+    world.postgres.locks.retain(|lock| lock.pid != Some(1));
+    world.postgres.locks.iter_mut().for_each(|lock| {
+        lock.granted = true;
+        lock.waitstart = None;
+    });
+    world.postgres.backends.remove(0);
+    world.looks(2);
+    assert!(world.open().is_empty());
+}
+
+#[test]
+fn a_careful_migration_opens_nothing() {
+    let mut world = migration(2.0);
+    world.looks(4);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+#[test]
+fn an_application_that_locks_a_table_is_no_migration() {
+    // ShareRowExclusiveLock may be anybody's; the statement decides.
+    let mut world = migration(11.0);
+    world.postgres.backends[1].query = Some("SELECT ?".into());
+    world.postgres.locks[1].mode = "ShareRowExclusiveLock".into();
+    world.postgres.locks[0].mode = "RowExclusiveLock".into();
+    world.postgres.locks.truncate(2);
+    world.looks(5);
+    assert!(!world.is_open(Kind::MigrationBlocked));
+}
+
+#[test]
+fn a_healthy_index_build_is_left_alone() {
+    let mut world = World::new();
+    world.idles(1, 5.0);
+    world.postgres.locks = vec![virtualxid(1, 1, None)];
+    for n in 0..200 {
+        // It waits for one transaction after the other, for a second each.
+        let since = world.t - 1.0;
+        world.postgres.backends.truncate(1);
+        world.postgres.locks.truncate(1);
+        world.backend(active(2, "CREATE INDEX CONCURRENTLY i ON t (n)", START));
+        world.postgres.locks.push(virtualxid(2, 1, Some(since)));
+        world.postgres.index_builds = vec![IndexBuild {
+            pid: 2,
+            lockers_total: Some(200),
+            lockers_done: Some(n),
+            ..IndexBuild::default()
+        }];
+        world.postgres.backends[0].state_change = Some(since);
+        world.look();
+    }
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+/// The first migrator's lock connection (1) and its index build (2), and the
+/// second migrator (3), which waits for the lock and is waited for.
+fn cycle() -> World {
+    let mut world = World::new();
+    let since = world.t - 11.0;
+    let own = |backend: Backend, at: f64| Backend {
+        application: Some("migrator".into()),
+        backend_start: Some(at),
+        ..backend
+    };
+    world.backend(own(idle(1, since - 5.0), START - 60.0));
+    let build = active(2, "CREATE INDEX CONCURRENTLY i ON t (n)", since);
+    world.backend(own(build, START - 59.0));
+    let mut second = own(
+        active(3, "SELECT pg_advisory_lock(?)", since - 2.0),
+        START - 20.0,
+    );
+    second.client = Some("10.0.0.8".into());
+    world.backend(second);
+    world.postgres.locks = vec![
+        advisory(1, 7, None),
+        advisory(3, 7, Some(since - 2.0)),
+        virtualxid(3, 3, None),
+        virtualxid(2, 3, Some(since)),
+    ];
+    world
+}
+
+#[test]
+fn a_cycle_through_the_application_is_told_with_its_confidence() {
+    let mut world = cycle();
+    world.looks(200);
+    assert_eq!(world.opened(), [Kind::HiddenDeadlock], "told once");
+    let incident = world.incident(Kind::HiddenDeadlock);
+    assert_eq!(incident.subject["confidence"], "very likely");
+    assert_eq!(
+        incident.actions,
+        [
+            "SELECT pg_cancel_backend(3);",
+            "SELECT pg_cancel_backend(2);",
+            "SELECT pg_terminate_backend(1);"
+        ]
+    );
+    world.postgres.locks.truncate(1);
+    world.looks(2);
+    assert!(world.open().is_empty());
+}
+
+#[test]
+fn without_evidence_no_cycle_is_claimed() {
+    type Change = fn(&mut World);
+    let changes: [(&str, Change); 7] = [
+        ("another address", |w| {
+            w.postgres.backends[0].client = Some("10.0.0.9".into());
+        }),
+        ("another user", |w| {
+            w.postgres.backends[0].user = Some("other".into());
+        }),
+        ("another application", |w| {
+            w.postgres.backends[0].application = Some("registry".into());
+        }),
+        ("no name, and opened at another time", |w| {
+            for backend in &mut w.postgres.backends {
+                backend.application = Some(String::new());
+            }
+            w.postgres.backends[0].backend_start = Some(START - 5000.0);
+        }),
+        ("the session ran something meanwhile", |w| {
+            w.postgres.backends[0].state_change = Some(START - 1.0);
+        }),
+        ("the session is not idle", |w| {
+            w.postgres.backends[0].state = Some("active".into());
+        }),
+        ("a state that may not be seen", |w| {
+            w.postgres.backends[0].state = None;
+        }),
+    ];
+    for (what, change) in changes {
+        let mut world = cycle();
+        change(&mut world);
+        world.looks(5);
+        assert!(!world.opened().contains(&Kind::HiddenDeadlock), "{what}");
+    }
+}
+
+#[test]
+fn two_windows_of_one_person_are_no_deadlock() {
+    // The same client has a lock and waits for it elsewhere: it can go on.
+    let mut world = World::new();
+    world.backend(idle(1, START - 600.0));
+    world.backend(active(2, "SELECT pg_advisory_lock(?)", START - 500.0));
+    world.postgres.locks = vec![advisory(1, 7, None), advisory(2, 7, Some(START - 500.0))];
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+/// A lock left on server 1, two waiters on servers 2 and 3.
+fn stuck_pool() -> World {
+    let mut world = World::pooled(|_| {});
+    world.backend(idle(1, START - 30.0));
+    world.postgres.locks = vec![advisory(1, 7, None)];
+    let pooler = world.pooler.as_mut().unwrap();
+    pooler.servers = vec![server(1, ""), server(2, ""), server(3, "")];
+    world.looks(4);
+    world.opened.clear();
+    // Its server goes to somebody else; the others are taken by waiters.
+    world.postgres.backends[0] = Backend {
+        state: Some("idle in transaction".into()),
+        xact_start: Some(world.t),
+        state_change: Some(world.t),
+        query: Some("BEGIN".into()),
+        ..idle(1, world.t)
+    };
+    world.postgres.locks[0].virtualtransaction = Some("1/9".into());
+    for pid in [2, 3] {
+        world.backend(active(pid, "SELECT pg_advisory_lock(?)", world.t));
+        world.postgres.locks.push(advisory(pid, 7, Some(world.t)));
+    }
+    let pooler = world.pooler.as_mut().unwrap();
+    pooler.servers = vec![server(1, "c9"), server(2, "c2"), server(3, "c3")];
+    pooler.pools = vec![pool(2, 6.0)];
+    world
+}
+
+#[test]
+fn a_stuck_pool_is_told_once_and_not_as_saturated() {
+    let mut world = stuck_pool();
+    world.looks(30);
+    let opened: BTreeSet<_> = world.opened().into_iter().collect();
+    assert!(opened.contains(&Kind::PoolDeadlock), "{opened:?}");
+    assert!(!opened.contains(&Kind::PoolSaturation), "{opened:?}");
+    assert!(!opened.contains(&Kind::LockPileup), "{opened:?}");
+    assert_eq!(
+        world
+            .opened()
+            .iter()
+            .filter(|k| **k == Kind::PoolDeadlock)
+            .count(),
+        1
+    );
+    let incident = world.incident(Kind::PoolDeadlock);
+    assert_eq!(incident.subject["servers_waiting"], 2);
+    assert_eq!(incident.subject["clients_waiting"], 2);
+    // A waiter has left.
+    world.postgres.locks.pop();
+    world.looks(2);
+    assert!(!world.is_open(Kind::PoolDeadlock));
+}
+
+#[test]
+fn a_pool_that_can_still_serve_somebody_is_not_stuck() {
+    type Change = fn(&mut PgbouncerReport);
+    let changes: [(&str, Change); 4] = [
+        ("the server with the lock is free", |p| {
+            p.servers[0].link.clear()
+        }),
+        ("one of the servers does not wait", |p| {
+            p.servers[2].remote_pid = 77
+        }),
+        ("nobody queues", |p| p.pools[0].cl_waiting = 0),
+        ("the database is paused", |p| p.databases[0].paused = true),
+    ];
+    for (what, change) in changes {
+        let mut world = stuck_pool();
+        change(world.pooler.as_mut().unwrap());
+        world.looks(20);
+        assert!(!world.opened().contains(&Kind::PoolDeadlock), "{what}");
+    }
+}
+
+/// Server 2 waits for a lock and was seen at the pooler; then its row is gone.
+fn ghost(change: impl FnOnce(&mut Settings)) -> World {
+    let mut world = World::pooled(change);
+    world.backend(idle(1, START - 30.0));
+    world.backend(active(2, "SELECT pg_advisory_lock(?)", START - 10.0));
+    world.postgres.locks = vec![advisory(1, 7, None), advisory(2, 7, Some(START - 10.0))];
+    world.pooler.as_mut().unwrap().servers = vec![server(2, "c2")];
+    world
+}
+
+#[test]
+fn a_ghost_is_told_when_its_pooler_has_forgotten_it() {
+    let mut world = ghost(|_| {});
+    world.looks(10);
+    assert!(world.opened().is_empty(), "its client is there");
+    world.pooler.as_mut().unwrap().servers.clear();
+    world.look();
+    assert!(world.opened().is_empty(), "one look is no proof");
+    world.looks(5);
+    assert_eq!(world.opened(), [Kind::GhostWaiter]);
+    // It has the lock now, and is still there.
+    let last = world.postgres.locks.last_mut().unwrap();
+    (last.granted, last.waitstart) = (true, None);
+    world.postgres.locks.remove(0);
+    world.looks(5);
+    assert!(world.is_open(Kind::GhostWaiter));
+    world.postgres.backends.truncate(1);
+    world.looks(2);
+    assert!(!world.is_open(Kind::GhostWaiter));
+}
+
+#[test]
+fn no_ghost_while_a_pooler_may_have_it() {
+    type Change = fn(&mut PgbouncerReport);
+    let changes: [(&str, Change); 4] = [
+        ("the pooler does not answer", |p| {
+            *p = PgbouncerReport {
+                pooler: p.pooler.clone(),
+                target: p.target.clone(),
+                error: Some(FailureReason::Timeout),
+                ..PgbouncerReport::default()
+            };
+        }),
+        ("the pooler was not read whole", |p| p.truncated = true),
+        ("one of several processes", |p| {
+            p.config = Some(PoolerConfig {
+                so_reuseport: true,
+                ..PoolerConfig::default()
+            });
+        }),
+        ("it has the backend", |p| p.servers.push(server(2, "c2"))),
+    ];
+    for (what, change) in changes {
+        let mut world = ghost(|_| {});
+        world.looks(3);
+        world.pooler.as_mut().unwrap().servers.clear();
+        change(world.pooler.as_mut().unwrap());
+        world.looks(10);
+        assert!(world.opened().is_empty(), "{what}: {:?}", world.opened());
+    }
+}
+
+#[test]
+fn a_ghost_that_was_never_seen_pooled_needs_a_configured_address() {
+    let network = || vec!["10.0.0.0/24".parse().unwrap()];
+    for (complete, configured, told) in [
+        (true, true, true),
+        (true, false, false),
+        (false, true, false),
+    ] {
+        let mut world = ghost(|settings| {
+            settings.poolers_complete = complete;
+            if configured {
+                settings.pooler_addresses = network();
+            }
+        });
+        world.pooler.as_mut().unwrap().servers.clear();
+        world.looks(10);
+        let is_told = world.opened().contains(&Kind::GhostWaiter);
+        assert_eq!(
+            is_told, told,
+            "complete {complete}, configured {configured}"
+        );
+    }
+}
+
+#[test]
+fn a_prepared_transaction_is_told_when_it_is_old_or_waited_for() {
+    let prepared = |age: f64| PreparedTransaction {
+        transaction: "701".into(),
+        gid: "it's".into(),
+        prepared: Some(START - age),
+        owner: Some("app".into()),
+        database: Some("app".into()),
+    };
+    let mut world = World::new();
+    world.postgres.prepared = vec![prepared(20.0)];
+    world.looks(5);
+    assert!(world.opened().is_empty());
+    world.postgres.prepared = vec![prepared(310.0)];
+    world.looks(2);
+    assert_eq!(world.opened(), [Kind::PreparedTransaction]);
+    let incident = world.incident(Kind::PreparedTransaction);
+    assert_eq!(
+        incident.actions[1],
+        "ROLLBACK PREPARED 'it''s';  -- in database app, otherwise"
+    );
+    world.postgres.prepared.clear();
+    world.looks(2);
+    assert!(world.open().is_empty());
+}
+
+#[test]
+fn a_pool_is_saturated_when_its_queue_lasts_and_its_servers_are_taken() {
+    let mut world = World::pooled(|_| {});
+    world.looks(3);
+    world.pooler.as_mut().unwrap().pools = vec![pool(4, 2.0)];
+    world.looks(9);
+    assert!(world.opened().is_empty(), "a burst");
+    world.looks(4);
+    assert_eq!(world.opened(), [Kind::PoolSaturation]);
+    // Over when nobody has queued for half a minute.
+    world.pooler.as_mut().unwrap().pools = vec![pool(0, 0.0)];
+    world.looks(20);
+    world.pooler.as_mut().unwrap().pools = vec![pool(1, 0.0)];
+    world.look();
+    world.pooler.as_mut().unwrap().pools = vec![pool(0, 0.0)];
+    world.looks(30);
+    assert!(world.is_open(Kind::PoolSaturation));
+    world.looks(2);
+    assert!(world.open().is_empty());
+    assert_eq!(world.opened().len(), 1);
+}
+
+#[test]
+fn what_is_no_saturation() {
+    type Change = fn(&mut PgbouncerReport);
+    let changes: [(&str, Change); 4] = [
+        ("paused", |p| p.databases[0].paused = true),
+        ("servers left to open", |p| p.databases[0].pool_size = 4),
+        ("the reserve is coming", |p| {
+            p.databases[0].reserve_pool_size = 2
+        }),
+        ("no limit is known", |p| p.databases.clear()),
+    ];
+    for (what, change) in changes {
+        let mut world = World::pooled(|_| {});
+        let pooler = world.pooler.as_mut().unwrap();
+        pooler.pools = vec![pool(4, 2.0)];
+        change(pooler);
+        world.looks(30);
+        assert!(world.opened().is_empty(), "{what}");
+    }
+}
+
+#[test]
+fn a_kind_that_is_switched_off_is_silent() {
+    let mut world = World::with(|settings| {
+        settings.detect.lock_pileup.enabled = false;
+        settings.detect.idle_in_transaction.enabled = false;
+    });
+    let other = pile_up();
+    world.postgres = other.postgres;
+    world.looks(60);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
