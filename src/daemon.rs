@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::capture::Recorder;
 use crate::config::Config;
-use crate::engine::incident::Effect;
+use crate::engine::incident::{Effect, Event};
 use crate::engine::{Engine, Snapshot};
+use crate::expose::journal::{Journal, JournalError, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
 use crate::observe::health::Health;
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
-use crate::observe::poll::{Pace, Poller};
+use crate::observe::poll::{Pace, Poller, unix_now};
 use crate::observe::postgres::PostgresSource;
 use crate::observe::supervise::supervise;
 use crate::observe::tls::use_ring;
@@ -49,6 +50,8 @@ pub enum DaemonError {
         // In the sentence already: not `source`, or it is told twice.
         cause: std::io::Error,
     },
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     #[error(
         "cannot keep a capture below {}: {cause}; make the directory writable for this user, or \
          choose another under [history] directory", .directory.display()
@@ -87,10 +90,19 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let address = listener.local_addr().unwrap_or(config.listen);
     let health = Health::new();
     let ticks = Arc::new(EngineTicks::default());
+    let mut engine = Engine::new(config.settings.clone());
+    let journal = match &config.history {
+        Some(history) => {
+            let (writer, journal) = JournalWriter::start(&history.directory, &health)?;
+            restore(&mut engine, &writer, &journal, &config.settings.targets);
+            Some(writer)
+        }
+        None => None,
+    };
     let recorder = start_recorder(&config, &health)?;
 
     let (samples, inbox) = mpsc::channel(SAMPLE_QUEUE);
-    let (publish, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+    let (publish, snapshot) = watch::channel(Arc::new(engine.snapshot()));
     let (wanted, clients_wanted) = watch::channel(BTreeSet::new());
     let (effects, _) = broadcast::channel(EFFECT_QUEUE);
 
@@ -103,12 +115,13 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
 
     let core = Core {
-        engine: Engine::new(config.settings),
+        engine,
         publish,
         wanted,
         effects: effects.clone(),
         ticks,
         recorder,
+        journal,
     };
     let engine = tokio::spawn(core.run(inbox));
     Ok(RunningDaemon {
@@ -127,6 +140,32 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
     TcpListener::bind(address)
         .await
         .map_err(|cause| DaemonError::Listen { address, cause })
+}
+
+/// Lets the engine go on with the incidents of the journal. Those of a target
+/// that is not watched any more end here: nobody would ever look again.
+fn restore(engine: &mut Engine, writer: &JournalWriter, journal: &Journal, targets: &[String]) {
+    let now = unix_now();
+    let (watched, left): (Vec<_>, Vec<_>) = journal
+        .open()
+        .partition(|(_, incident)| targets.contains(&incident.target));
+    for (_, incident) in &watched {
+        tracing::info!(id = incident.id, "incident is still open");
+    }
+    for (key, mut incident) in left {
+        tracing::info!(
+            id = incident.id,
+            "incident of a target that is not watched any more"
+        );
+        incident.resolved_at = Some(now);
+        writer.offer(&Effect {
+            t: now,
+            event: Event::Resolved,
+            incident,
+            key,
+        });
+    }
+    engine.restore(now, watched, journal.resolved());
 }
 
 /// The capture, when the configuration asks for one.
@@ -194,6 +233,7 @@ struct Core {
     effects: broadcast::Sender<Arc<Effect>>,
     ticks: Arc<EngineTicks>,
     recorder: Option<Recorder>,
+    journal: Option<JournalWriter>,
 }
 
 impl Core {
@@ -216,6 +256,9 @@ impl Core {
         if let Some(recorder) = self.recorder {
             recorder.finish().await;
         }
+        if let Some(journal) = self.journal {
+            journal.finish().await;
+        }
     }
 
     #[expect(
@@ -231,6 +274,9 @@ impl Core {
         self.ticks.record(began.elapsed());
         for effect in effects {
             log::incident(&effect);
+            if let Some(journal) = &self.journal {
+                journal.offer(&effect);
+            }
             // Nobody following is no error.
             let _ = self.effects.send(Arc::new(effect));
         }

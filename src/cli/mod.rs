@@ -2,9 +2,11 @@
 
 pub mod check;
 pub mod demo;
+pub mod incidents;
 pub mod locks;
 pub mod replay;
 pub mod run;
+mod time;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -35,6 +37,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Locks(locks::Args),
+    Incidents(incidents::Args),
     Replay(replay::Args),
     Demo(demo::Args),
 }
@@ -46,7 +49,7 @@ impl Command {
             Self::Run(_) | Self::Check(_) | Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
-            Self::Replay(_) => "warn",
+            Self::Replay(_) | Self::Incidents(_) => "warn",
         }
     }
 }
@@ -66,6 +69,7 @@ pub async fn main() -> ExitCode {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Locks(args) => locks::run(args).await,
+        Command::Incidents(args) => incidents::run(args).await,
         Command::Replay(args) => replay::run(args).await,
         Command::Demo(args) => demo::run(args).await,
     };

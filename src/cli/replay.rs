@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp;
 
+use super::time::clock;
 use crate::capture::Captures;
 use crate::config::Config;
 use crate::engine::incident::{Effect, Event};
@@ -154,19 +154,6 @@ fn entry(effect: &Effect) -> String {
         clock(effect.t),
         incident.severity.as_str(),
         incident.id,
-    )
-}
-
-/// UTC to the second; the number itself when it is no time of this calendar.
-fn clock(t: f64) -> String {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "saturates; whole seconds are meant"
-    )]
-    let seconds = t.floor() as i64;
-    Timestamp::from_second(seconds).map_or_else(
-        |_| seconds.to_string(),
-        |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string(),
     )
 }
 

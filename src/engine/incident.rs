@@ -181,6 +181,10 @@ pub struct Effect {
     pub t: UnixSeconds,
     pub event: Event,
     pub incident: Incident,
+    /// [`Finding::key`]: what the incident is known by to its detector. No part
+    /// of the record; the journal keeps it.
+    #[serde(skip)]
+    pub key: String,
 }
 
 /// How an incident changed.

@@ -65,13 +65,33 @@ impl Ledger {
                     open.incident = Arc::new(renew(&open.incident, finding));
                     if differs(&open.told, &open.incident) {
                         open.told = Arc::clone(&open.incident);
-                        effects.push(effect(t, Event::Updated, &open.incident));
+                        effects.push(effect(t, Event::Updated, &open.incident, &subject.key));
                     }
                 }
                 None => effects.extend(self.open_incident(subject, finding, t)),
             }
         }
         effects
+    }
+
+    /// Takes in an incident that was open in an earlier life of the program. It
+    /// is no new one, so nothing is counted.
+    pub fn reopen(&mut self, key: &str, incident: Incident) {
+        let subject = Subject {
+            target: incident.target.clone(),
+            kind: incident.kind,
+            key: key.to_owned(),
+        };
+        let incident = Arc::new(incident);
+        let told = Arc::clone(&incident);
+        self.open.insert(subject, Open { incident, told });
+    }
+
+    /// Takes in incidents that were resolved in an earlier life of the program,
+    /// newest first.
+    pub fn recall(&mut self, resolved: impl IntoIterator<Item = Incident>) {
+        self.resolved.extend(resolved.into_iter().map(Arc::new));
+        self.resolved.truncate(RESOLVED_KEPT);
     }
 
     fn open_incident(
@@ -88,7 +108,7 @@ impl Ledger {
         *self.totals.entry(total).or_insert(0) += 1;
         let id = self.new_id(&subject, finding.onset_at);
         let incident = Arc::new(record(id, &subject.target, finding, t));
-        let opened = effect(t, Event::Opened, &incident);
+        let opened = effect(t, Event::Opened, &incident, &subject.key);
         let told = Arc::clone(&incident);
         self.open.insert(subject, Open { incident, told });
         Some(opened)
@@ -119,7 +139,7 @@ impl Ledger {
             let mut incident = Incident::clone(&open.incident);
             incident.resolved_at = Some(t);
             let incident = Arc::new(incident);
-            effects.push(effect(t, Event::Resolved, &incident));
+            effects.push(effect(t, Event::Resolved, &incident, &subject.key));
             self.resolved.push_front(incident);
             self.resolved.truncate(RESOLVED_KEPT);
         }
@@ -222,11 +242,12 @@ fn differs(old: &Incident, new: &Incident) -> bool {
         || (share(old) - share(new)).abs() >= TOLD_SHARE
 }
 
-fn effect(t: UnixSeconds, event: Event, incident: &Arc<Incident>) -> Effect {
+fn effect(t: UnixSeconds, event: Event, incident: &Arc<Incident>, key: &str) -> Effect {
     Effect {
         t,
         event,
         incident: Incident::clone(incident),
+        key: key.to_owned(),
     }
 }
 

@@ -9,6 +9,7 @@ pub mod detect;
 pub mod incident;
 pub mod ledger;
 pub mod locks;
+pub mod restored;
 pub mod series;
 pub mod settings;
 pub mod snapshot;
@@ -23,8 +24,9 @@ pub use settings::Settings;
 pub use snapshot::Snapshot;
 
 use crate::sample::{Report, Sample, UnixSeconds};
-use incident::{Effect, Kind};
+use incident::{Effect, Incident, Kind};
 use ledger::Ledger;
+use restored::Restored;
 use target::{Findings, Target};
 
 /// Targets that samples may bring in without being configured, as a replayed
@@ -37,6 +39,7 @@ pub struct Engine {
     settings: Arc<Settings>,
     targets: BTreeMap<String, Target>,
     ledger: Ledger,
+    restored: Restored,
     at: UnixSeconds,
 }
 
@@ -52,6 +55,7 @@ impl Engine {
             settings,
             targets,
             ledger: Ledger::default(),
+            restored: Restored::default(),
             at: 0.0,
         }
     }
@@ -71,8 +75,9 @@ impl Engine {
                 let Some(target) = self.target(&name) else {
                     return Vec::new();
                 };
+                let good = report.error.is_none();
                 let findings = target.postgres(t, report, open);
-                self.settle(&name, findings, t)
+                self.settle(&name, findings, t, good)
             }
             Report::Pgbouncer(report) => {
                 let name = report.target.clone();
@@ -80,16 +85,48 @@ impl Engine {
                     return Vec::new();
                 };
                 let findings = target.pgbouncer(t, report);
-                self.settle(&name, findings, t)
+                self.settle(&name, findings, t, false)
             }
             // Completed requests are not evidence yet.
             Report::Traffic(_) => Vec::new(),
         }
     }
 
-    fn settle(&mut self, target: &str, findings: Findings, t: UnixSeconds) -> Vec<Effect> {
-        let Findings { kinds, findings } = findings;
+    /// `good`: the server itself was seen, not only a pooler of it.
+    fn settle(
+        &mut self,
+        target: &str,
+        findings: Findings,
+        t: UnixSeconds,
+        good: bool,
+    ) -> Vec<Effect> {
+        let Findings {
+            kinds,
+            mut findings,
+        } = findings;
+        self.restored
+            .stand_in(target, kinds, &mut findings, t, good);
         self.ledger.settle(target, kinds, findings, t)
+    }
+
+    /// Takes in the incidents of an earlier life of the program at `at`: the
+    /// open ones under the keys of their findings, the resolved ones newest
+    /// first. To be called before the first sample, and after whatever else is
+    /// remembered.
+    pub fn restore(
+        &mut self,
+        at: UnixSeconds,
+        open: impl IntoIterator<Item = (String, Incident)>,
+        resolved: impl IntoIterator<Item = Incident>,
+    ) {
+        self.ledger.recall(resolved);
+        for (key, incident) in open {
+            self.restored.add(&key, &incident, &self.settings.detect);
+            if let Some(target) = self.target(&incident.target) {
+                target.restore(at, &key, &incident);
+            }
+            self.ledger.reopen(&key, incident);
+        }
     }
 
     fn target(&mut self, name: &str) -> Option<&mut Target> {

@@ -12,7 +12,7 @@ use super::detect::headroom::Headroom;
 use super::detect::pool_saturation::Saturation;
 use super::detect::scene::Scene;
 use super::detect::waits::LockWaits;
-use super::incident::{Finding, Kind};
+use super::incident::{Finding, Incident, Kind};
 use super::locks::advisory::{AdvisoryLocks, Looks};
 use super::locks::pooled::PoolerLook;
 use super::locks::{LockView, graph};
@@ -213,6 +213,18 @@ impl Target {
                     .fold(0, u32::saturating_add)
             })
             .fold(0, u32::saturating_add)
+    }
+
+    /// Lets the detector of an incident that was open in an earlier life of the
+    /// program go on with it.
+    pub fn restore(&mut self, at: UnixSeconds, key: &str, incident: &Incident) {
+        match incident.kind {
+            Kind::OrphanedAdvisoryLock => self.advisory.restore(key, incident),
+            Kind::ConnectionAvalanche => self.avalanche.restore(at, incident),
+            Kind::ConnectionHeadroom => self.headroom.restore(incident),
+            // They find what is there within the time that it stands in.
+            _ => {}
+        }
     }
 
     pub fn view(&self) -> TargetView {

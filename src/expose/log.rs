@@ -101,6 +101,7 @@ mod tests {
                 actions: Vec::new(),
                 runbook: kind.as_str().into(),
             },
+            key: String::new(),
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::engine::correlate::Services;
 use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
 use crate::engine::correlate::sessions::{in_use, tells_of_use};
 use crate::engine::correlate::window::{History, Means, Since};
-use crate::engine::incident::{Cause, Finding, Kind};
+use crate::engine::incident::{Cause, Finding, Incident, Kind};
+use crate::engine::restored;
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Band;
 use crate::engine::words;
@@ -61,6 +62,16 @@ pub struct Avalanche {
     restarted_at: Option<UnixSeconds>,
     episode: Option<Episode>,
     last: Option<Finding>,
+    /// The incident that goes on from an earlier life of the program.
+    inherited: Option<Inherited>,
+}
+
+/// What was known of an incident before the program was started again.
+#[derive(Debug, Clone)]
+struct Inherited {
+    opened_at: UnixSeconds,
+    peak: f64,
+    finding: Finding,
 }
 
 /// What is kept of an open incident.
@@ -100,7 +111,24 @@ impl Avalanche {
             restarted_at: None,
             episode: None,
             last: None,
+            inherited: None,
         }
+    }
+
+    /// Goes on with an incident of an earlier life of the program.
+    pub fn restore(&mut self, at: UnixSeconds, incident: &Incident) {
+        let fact = |name: &str| incident.subject.get(name).and_then(|value| value.as_f64());
+        let Some(expected) = fact("expected") else {
+            return;
+        };
+        self.detector.resume(incident.onset_at, expected, at);
+        let finding = restored::finding("", incident);
+        self.last = Some(finding.clone());
+        self.inherited = Some(Inherited {
+            opened_at: incident.opened_at,
+            peak: fact("peak").unwrap_or(expected),
+            finding,
+        });
     }
 
     /// The learnt band of sessions in use plus waiting; `None` while warming up.
@@ -135,6 +163,7 @@ impl Avalanche {
             (State::Alarm(alarm), Some(band)) => Some(self.follow(input.t, y, alarm, band)),
             _ => {
                 self.episode = None;
+                self.inherited = None;
                 None
             }
         };
@@ -160,7 +189,7 @@ impl Avalanche {
         let mut episode = self
             .episode
             .take()
-            .unwrap_or_else(|| Episode::open(&self.history, alarm, band));
+            .unwrap_or_else(|| Episode::open(&self.history, alarm, band, self.inherited.as_ref()));
         if !alarm.calm {
             episode.extend(&self.history);
             self.history.set_apart(alarm.onset_at);
@@ -178,18 +207,34 @@ impl Avalanche {
             explanation: &episode.explanation,
             restarted,
         };
-        let finding = finding(&self.target, &situation);
+        let mut finding = finding(&self.target, &situation);
+        if let Some(inherited) = &self.inherited
+            && episode.before.ticks == 0.0
+        {
+            // What is seen now has nothing to be measured against.
+            let figures = std::mem::take(&mut finding.subject);
+            finding = inherited.finding.clone();
+            for name in ["sessions", "peak"] {
+                if let Some(figure) = figures.get(name) {
+                    finding.subject.insert(name.to_owned(), figure.clone());
+                }
+            }
+        }
         self.episode = Some(episode);
         finding
     }
 }
 
 impl Episode {
-    fn open(history: &History, alarm: Alarm, band: Band) -> Self {
+    fn open(history: &History, alarm: Alarm, band: Band, inherited: Option<&Inherited>) -> Self {
         let before = history.before(alarm.onset_at);
         let since = history.since(alarm.onset_at);
+        let mut climb = Climb::new(alarm.onset_at, band.expected);
+        if let Some(inherited) = inherited {
+            climb.record(inherited.opened_at, inherited.peak);
+        }
         Self {
-            climb: Climb::new(alarm.onset_at, band.expected),
+            climb,
             explanation: explain(history, &before, &since.means()),
             before,
             since,

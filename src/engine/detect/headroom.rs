@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::json;
 
-use crate::engine::incident::{Finding, Kind, Severity};
+use crate::engine::incident::{Finding, Incident, Kind, Severity};
 use crate::engine::settings::{ConnectionHeadroom, Settings};
 use crate::engine::words;
 use crate::sample::{FailureReason, PostgresReport, UnixSeconds};
@@ -97,6 +97,11 @@ impl Headroom {
         }
     }
 
+    /// Goes on with an incident of an earlier life of the program.
+    pub fn restore(&mut self, incident: &Incident) {
+        self.open_since = Some(incident.onset_at);
+    }
+
     /// Takes in one report, good or failed. A finding as long as the incident
     /// lasts.
     pub fn observe(&mut self, t: UnixSeconds, report: &PostgresReport) -> Option<Finding> {
@@ -115,7 +120,11 @@ impl Headroom {
                 Some(_) => {}
             }
         }
-        self.open_since.map(|onset| self.finding(onset))
+        // Nothing is known yet of an incident that was restored.
+        let known = self.slots.is_some() || self.refused > 0;
+        self.open_since
+            .filter(|_| known)
+            .map(|onset| self.finding(onset))
     }
 
     fn count(&mut self, t: UnixSeconds, report: &PostgresReport) {

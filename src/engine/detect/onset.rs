@@ -180,6 +180,25 @@ impl OnsetDetector {
         }
     }
 
+    /// Goes on with an episode of an earlier life of the program, which is still
+    /// not over at `at`. Where nothing is remembered of what was normal, `level`
+    /// is it, with the least noise that counts of that size have.
+    pub fn resume(&mut self, onset_at: UnixSeconds, level: f64, at: UnixSeconds) {
+        if !level.is_finite() || level.abs() > ABSURD || !at.is_finite() || at.abs() > ABSURD {
+            return;
+        }
+        if matches!(self.phase, Phase::WarmingUp(_))
+            && let Some(baseline) = Baseline::from_warm_up(&[(at, level)])
+        {
+            self.clock = Clock::default();
+            self.clock.advance(at);
+            self.phase = Phase::Watching(Box::new(Watch::new(baseline)));
+        }
+        if let Phase::Watching(watch) = &mut self.phase {
+            watch.episode.get_or_insert(Episode::new(onset_at, at));
+        }
+    }
+
     /// Leaves the last minute out of the learning, and the next `seconds` too:
     /// the server went down, and what was seen meanwhile is not normal.
     pub fn hold_learning(&mut self, seconds: f64) {

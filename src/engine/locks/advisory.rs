@@ -17,7 +17,7 @@ use super::tracked::{Holder, Judgement, PollPair, Tracked};
 use super::view::{AdvisoryLock, PoolIdentity, Verdict};
 use super::words::{action, actions, evidence, subject};
 use crate::engine::Settings;
-use crate::engine::incident::{Finding, Kind};
+use crate::engine::incident::{Finding, Incident, Kind};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
 /// Locks followed that a look does not show because it was cut.
@@ -39,6 +39,17 @@ pub struct AdvisoryLocks {
     polled_at: Option<UnixSeconds>,
     views: Vec<(LockIdentity, AdvisoryLock)>,
     clients_wanted: BTreeSet<String>,
+    /// Locks declared orphaned in an earlier life of the program and not seen
+    /// yet in this one, by the key of their finding.
+    declared_before: BTreeMap<String, Declared>,
+}
+
+/// What is kept of such a lock. Who left it is found out anew: it may have been
+/// taken again meanwhile.
+#[derive(Debug)]
+struct Declared {
+    at: UnixSeconds,
+    taken_by: UnixSeconds,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +84,17 @@ impl AdvisoryLocks {
             polled_at: None,
             views: Vec::new(),
             clients_wanted: BTreeSet::new(),
+            declared_before: BTreeMap::new(),
         }
+    }
+
+    /// Goes on with an incident of an earlier life of the program.
+    pub fn restore(&mut self, key: &str, incident: &Incident) {
+        let declared = Declared {
+            at: incident.opened_at,
+            taken_by: incident.onset_at,
+        };
+        self.declared_before.insert(key.to_owned(), declared);
     }
 
     /// Judges every lock by the newest looks.
@@ -113,8 +134,12 @@ impl AdvisoryLocks {
             self.views.push((identity, view));
         }
         if new_poll {
-            self.polled_at = Some(looks.at);
             let complete = shows_every_granted(looks.report);
+            // Not there in two polls: should it come, it is another lock.
+            if complete && self.polled_at.is_some() {
+                self.declared_before.clear();
+            }
+            self.polled_at = Some(looks.at);
             let room = self.tracked.len() <= MAX_TRACKED;
             self.tracked.retain(|identity, tracked| {
                 let slot = (
@@ -153,10 +178,16 @@ impl AdvisoryLocks {
             self.tracked.remove(identity);
         }
         let absent_at = self.polled_at;
-        let tracked = self
-            .tracked
-            .entry(identity.clone())
-            .or_insert_with(|| Tracked::new(looks.at, absent_at));
+        let tracked = self.tracked.entry(identity.clone()).or_insert_with(|| {
+            let mut tracked = Tracked::new(looks.at, absent_at);
+            if !self.declared_before.is_empty()
+                && let Some(declared) = self.declared_before.remove(&identity.finding_key())
+            {
+                tracked.declared_at = Some(declared.at);
+                tracked.taken_by = tracked.taken_by.min(declared.taken_by);
+            }
+            tracked
+        });
         let (judgement, pooler_at) = match backend {
             None => {
                 let why = "a prepared transaction holds it".into();
@@ -227,6 +258,10 @@ impl AdvisoryLocks {
         for (declared_at, identity, tracked) in declared {
             let key = identity.finding_key();
             match views.get(identity) {
+                // Declared in an earlier life, and not judged yet in this one.
+                Some(_) if tracked.confirmed.is_none() => {
+                    findings.extend(previous.iter().find(|f| f.key == key).cloned());
+                }
                 Some(view) => {
                     findings.push(self.finding(key, view, tracked.taken_by.min(declared_at)));
                 }
