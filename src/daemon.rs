@@ -25,6 +25,7 @@ use crate::expose::journal::{Journal, JournalError, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
 use crate::observe::health::Health;
+use crate::observe::otlp::{Listeners, OtlpConfig};
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
 use crate::observe::poll::{Pace, Poller, unix_now};
 use crate::observe::postgres::PostgresSource;
@@ -52,6 +53,11 @@ pub enum DaemonError {
     },
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("cannot listen on {address}: {cause}; choose another address under [otlp]")]
+    ListenOtlp {
+        address: SocketAddr,
+        cause: std::io::Error,
+    },
     #[error(
         "cannot keep a capture below {}: {cause}; make the directory writable for this user, or \
          choose another under [history] directory", .directory.display()
@@ -70,6 +76,7 @@ pub enum DaemonError {
 #[derive(Debug)]
 pub struct RunningDaemon {
     address: SocketAddr,
+    otlp: OtlpConfig,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     effects: broadcast::Sender<Arc<Effect>>,
     pollers: CancellationToken,
@@ -88,6 +95,9 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     use_ring();
     let listener = listen(config.listen).await?;
     let address = listener.local_addr().unwrap_or(config.listen);
+    let otlp = Listeners::bind(config.otlp).await;
+    let otlp = otlp.map_err(|(address, cause)| DaemonError::ListenOtlp { address, cause })?;
+    let otlp_addresses = otlp.addresses();
     let health = Health::new();
     let ticks = Arc::new(EngineTicks::default());
     let mut engine = Engine::new(config.settings.clone());
@@ -107,7 +117,15 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let (effects, _) = broadcast::channel(EFFECT_QUEUE);
 
     let pollers = CancellationToken::new();
+    let services = config.settings.services.iter().map(|s| s.name.clone());
+    let otlp = otlp.serve(
+        services.collect(),
+        samples.clone(),
+        health.clone(),
+        pollers.clone(),
+    );
     let poller_tasks = start_pollers(&config, samples, &clients_wanted, &health, &pollers);
+    poller_tasks.spawn(otlp);
 
     let names = config.settings.targets.clone();
     let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names);
@@ -126,6 +144,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let engine = tokio::spawn(core.run(inbox));
     Ok(RunningDaemon {
         address,
+        otlp: otlp_addresses,
         snapshot,
         effects,
         pollers,
@@ -287,6 +306,11 @@ impl RunningDaemon {
     /// Where the HTTP interface answers.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where OTLP is received.
+    pub fn otlp(&self) -> OtlpConfig {
+        self.otlp
     }
 
     /// What the engine knows now.

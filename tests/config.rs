@@ -168,7 +168,11 @@ open_ratio = 1.5
 sensitivity = "hihg"
 
 [otlp]
-grpc_listen = "127.0.0.1:4317"
+grpc_listen = "4317"
+http_listen = "127.0.0.1:9899"
+
+[telemetry]
+otlp_endpoint = "collector:4318"
 "#,
     );
     insta::assert_snapshot!(report);

@@ -17,6 +17,7 @@ use super::{
     password,
 };
 use crate::engine::settings::{LockKey, NamedLock, Pooler, Service, Settings};
+use crate::observe::otlp::OtlpConfig;
 
 /// Long enough for any name that people give a server, short enough for a
 /// label value.
@@ -33,6 +34,12 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
         problems,
     };
     let listen = checker.listen(file.listen.as_ref());
+    let otlp = OtlpConfig {
+        grpc_listen: checker.otlp("grpc_listen", file.otlp.grpc_listen.as_ref()),
+        http_listen: checker.otlp("http_listen", file.otlp.http_listen.as_ref()),
+    };
+    checker.same_address(listen, &file.otlp, otlp);
+    let telemetry_endpoint = checker.endpoint(file.telemetry_endpoint.as_ref());
     let postgres = checker.postgres(&file.postgres);
     let targets: Vec<String> = names(&file.postgres);
     let pgbouncer = checker.pgbouncer(&file.pgbouncer, &targets);
@@ -56,6 +63,8 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
     Config {
         path: None,
         listen,
+        otlp,
+        telemetry_endpoint,
         postgres,
         pgbouncer,
         history,
@@ -91,6 +100,67 @@ impl Checker<'_> {
             ));
         }
         listen
+    }
+
+    /// A listener of `[otlp]`; off when it is not there.
+    fn otlp(&self, key: &str, text: Option<&Text>) -> Option<SocketAddr> {
+        let text = text?;
+        let Ok(listen) = text.value.parse::<SocketAddr>() else {
+            self.report(
+                text,
+                format!(
+                    "\"{key}\" must be an address with a port, such as \"127.0.0.1:4317\" or \"[::1]:4317\""
+                ),
+            );
+            return None;
+        };
+        if !listen.ip().is_loopback() {
+            self.problems.warn(format!(
+                "[otlp] {key} = \"{}\" is open to the network and asks for no password: who reaches it \
+                 can tell of traffic that never was; keep it behind a firewall",
+                text.written
+            ));
+        }
+        Some(listen)
+    }
+
+    /// Two listeners cannot have one address. Port 0 is another one each time.
+    fn same_address(&self, listen: SocketAddr, written: &shape::Otlp, otlp: OtlpConfig) {
+        let listeners = [
+            (&written.grpc_listen, otlp.grpc_listen, vec![listen]),
+            (
+                &written.http_listen,
+                otlp.http_listen,
+                otlp.grpc_listen.into_iter().chain([listen]).collect(),
+            ),
+        ];
+        for (text, address, others) in listeners {
+            if let (Some(text), Some(address)) = (text, address)
+                && address.port() != 0
+                && others.contains(&address)
+            {
+                let message = "another listener of this file has this address; give each its own";
+                self.report(text, message);
+            }
+        }
+    }
+
+    /// The base address of an OTLP receiver.
+    fn endpoint(&self, text: Option<&Text>) -> Option<String> {
+        let text = text?;
+        let url = text.value.trim_end_matches('/');
+        let known = ["http://", "https://"];
+        let host = known.iter().find_map(|scheme| url.strip_prefix(scheme));
+        if host.is_none_or(|host| {
+            host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control())
+        }) {
+            self.report(
+                text,
+                "\"otlp_endpoint\" must be the address of an OTLP receiver over HTTP, such as \"http://collector:4318\"",
+            );
+            return None;
+        }
+        Some(url.to_owned())
     }
 
     fn postgres(&self, sources: &[shape::Source]) -> Vec<PostgresConfig> {

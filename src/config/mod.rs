@@ -22,6 +22,7 @@ pub use dsn::{Dsn, DsnError, SslMode};
 pub use problem::{ConfigError, ConfigErrors, Place};
 
 use crate::engine::Settings;
+use crate::observe::otlp::OtlpConfig;
 use dsn::Kind;
 use problem::{Problems, Show};
 use reader::{Context, Environment, Table};
@@ -47,6 +48,10 @@ pub struct Config {
     /// Where it was read from; `None` when made in memory.
     pub path: Option<PathBuf>,
     pub listen: SocketAddr,
+    pub otlp: OtlpConfig,
+    /// Base address of the OTLP receiver for our own traces; `None`: there are
+    /// none.
+    pub telemetry_endpoint: Option<String>,
     pub postgres: Vec<PostgresConfig>,
     pub pgbouncer: Vec<PgbouncerConfig>,
     /// What is kept on disk; `None`: nothing.
@@ -159,6 +164,8 @@ impl Config {
         Ok(Self {
             path: None,
             listen: DEFAULT_LISTEN,
+            otlp: OtlpConfig::default(),
+            telemetry_endpoint: None,
             postgres: vec![PostgresConfig {
                 name: SINGLE_TARGET.to_owned(),
                 connection,

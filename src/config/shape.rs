@@ -38,6 +38,8 @@ pub(super) struct File {
     pub(super) services: Vec<Service>,
     pub(super) locks: Vec<Lock>,
     pub(super) history: History,
+    pub(super) otlp: Otlp,
+    pub(super) telemetry_endpoint: Option<Text>,
     pub(super) detect: Detect,
 }
 
@@ -74,6 +76,12 @@ pub(super) struct History {
     pub(super) capture: bool,
 }
 
+/// `[otlp]`
+pub(super) struct Otlp {
+    pub(super) grpc_listen: Option<Text>,
+    pub(super) http_listen: Option<Text>,
+}
+
 /// `[[advisory_lock]]`
 pub(super) struct Lock {
     pub(super) key: Option<(Vec<i64>, Range<usize>)>,
@@ -91,9 +99,11 @@ pub(super) fn read(root: Table<'_>) -> File {
         services: each(&root, "service", read_service),
         locks: each(&root, "advisory_lock", read_lock),
         history: read_history(root.child("history")),
+        otlp: read_otlp(root.child("otlp")),
+        telemetry_endpoint: read_telemetry(root.child("telemetry")),
         detect: read_detect(root.child("detect")),
     };
-    root.unsupported(&["otlp", "alertmanager", "remote_write", "telemetry"]);
+    root.unsupported(&["alertmanager", "remote_write"]);
     root.finish();
     file
 }
@@ -151,6 +161,21 @@ fn read_history(table: Table<'_>) -> History {
     };
     table.finish();
     history
+}
+
+fn read_otlp(table: Table<'_>) -> Otlp {
+    let otlp = Otlp {
+        grpc_listen: table.text("grpc_listen"),
+        http_listen: table.text("http_listen"),
+    };
+    table.finish();
+    otlp
+}
+
+fn read_telemetry(table: Table<'_>) -> Option<Text> {
+    let endpoint = table.text("otlp_endpoint");
+    table.finish();
+    endpoint
 }
 
 fn read_lock(table: Table<'_>) -> Lock {

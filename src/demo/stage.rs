@@ -16,6 +16,7 @@ use super::servers::{
 use crate::config::{Config, Dsn, PgbouncerConfig, PostgresConfig, SslMode};
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
+use crate::observe::otlp::OtlpConfig;
 
 /// Names that incidents are expected to carry.
 pub(super) const TARGET: &str = "main";
@@ -157,6 +158,8 @@ impl Stage {
             path: None,
             warnings: Vec::new(),
             listen,
+            otlp: OtlpConfig::default(),
+            telemetry_endpoint: None,
             postgres: vec![PostgresConfig {
                 name: TARGET.into(),
                 connection: dsn(self.postgres.port(), "postgres"),

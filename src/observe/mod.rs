@@ -3,6 +3,7 @@
 pub mod failure;
 pub mod health;
 mod lock_call;
+pub mod otlp;
 pub mod pace;
 pub mod pgbouncer;
 pub mod poll;

@@ -105,7 +105,9 @@ impl Distribution {
     pub fn comparable(&mut self) -> &[f64] {
         self.comparable.clear();
         match self.exponential {
-            None => self.comparable.extend(self.counts.iter().map(|n| *n as f64)),
+            None => self
+                .comparable
+                .extend(self.counts.iter().map(|n| *n as f64)),
             Some(exponential) => {
                 // Coarser than the fixed ones: there is no telling how the
                 // counts lie in them.
@@ -132,11 +134,12 @@ impl Distribution {
     /// A number for the bounds: a series whose bounds change is another one.
     pub fn layout(&self) -> u64 {
         // The multiplier of the Fx hash: odd, with its bits well spread.
-        let mix = |hash: u64, bits: u64| {
-            (hash.rotate_left(5) ^ bits).wrapping_mul(0x517c_c1b7_2722_0a95)
-        };
+        let mix =
+            |hash: u64, bits: u64| (hash.rotate_left(5) ^ bits).wrapping_mul(0x517c_c1b7_2722_0a95);
         let start = u64::from(self.exponential.is_some());
-        self.bounds.iter().fold(start, |hash, bound| mix(hash, bound.to_bits()))
+        self.bounds
+            .iter()
+            .fold(start, |hash, bound| mix(hash, bound.to_bits()))
     }
 
     /// Counts in the comparable shape as buckets of a report, the empty ones
@@ -211,7 +214,13 @@ mod tests {
         let mut zero = exponential(2, 0, &[1]);
         zero.exponential.as_mut().unwrap().zero = 2;
         let found = buckets(zero, 1.0);
-        assert_eq!(found, [(Some(2.0_f64.powi(-20)), 2.0), (Some(2.0_f64.powf(0.25)), 1.0)]);
+        assert_eq!(
+            found,
+            [
+                (Some(2.0_f64.powi(-20)), 2.0),
+                (Some(2.0_f64.powf(0.25)), 1.0)
+            ]
+        );
     }
 
     #[test]
@@ -230,7 +239,10 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range_or_too_coarse_is_told_so() {
-        assert_eq!(buckets(exponential(2, i32::from(i16::MAX), &[1]), 1.0), [(None, 1.0)]);
+        assert_eq!(
+            buckets(exponential(2, i32::from(i16::MAX), &[1]), 1.0),
+            [(None, 1.0)]
+        );
         let found = buckets(exponential(20, -(1 << 28), &[1]), 1.0);
         assert_eq!(found, [(Some(2.0_f64.powi(-20)), 1.0)]);
         assert_eq!(buckets(exponential(1, 0, &[1]), 1.0), []);
@@ -242,7 +254,10 @@ mod tests {
         assert_eq!(other.layout(), explicit(&[4, 5, 6]).layout());
         other.bounds[0] = 0.2;
         assert_ne!(other.layout(), explicit(&[1, 2, 3]).layout());
-        assert_eq!(exponential(1, 2, &[]).layout(), exponential(3, 4, &[1]).layout());
+        assert_eq!(
+            exponential(1, 2, &[]).layout(),
+            exponential(3, 4, &[1]).layout()
+        );
     }
 
     #[test]

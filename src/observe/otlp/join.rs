@@ -119,10 +119,18 @@ impl Join {
 
     /// Forgets what is too old.
     pub fn expire(&mut self, now: UnixSeconds) {
-        while self.remembered.front().is_some_and(|(at, _)| now - at > HOLD) {
+        while self
+            .remembered
+            .front()
+            .is_some_and(|(at, _)| now - at > HOLD)
+        {
             self.forget();
         }
-        while self.waited_for.front().is_some_and(|(at, _)| now - at > HOLD) {
+        while self
+            .waited_for
+            .front()
+            .is_some_and(|(at, _)| now - at > HOLD)
+        {
             self.give_up();
         }
     }

@@ -175,7 +175,10 @@ pub enum PointValue {
     Nothing,
     Number(f64),
     /// Its buckets are in the [`Distribution`] handed over with it.
-    Histogram { count: u64, sum: f64 },
+    Histogram {
+        count: u64,
+        sum: f64,
+    },
 }
 
 impl PointValue {
@@ -222,6 +225,8 @@ pub enum Reason {
     BadTime,
     OutOfOrder,
     TooManySeries,
+    TooManyServices,
+    TooManyInstances,
     UnjoinedDatabaseSpan,
 }
 
@@ -240,6 +245,8 @@ impl Reason {
             Self::BadTime => "bad_time",
             Self::OutOfOrder => "out_of_order",
             Self::TooManySeries => "too_many_series",
+            Self::TooManyServices => "too_many_services",
+            Self::TooManyInstances => "too_many_instances",
             Self::UnjoinedDatabaseSpan => "unjoined_database_span",
         }
     }

@@ -150,13 +150,18 @@ impl<S: PointSink> Decoder<'_, S> {
         let resource = match super::resource(part.resource, self.hasher) {
             Ok(resource) => resource,
             Err(reason) => {
-                let metrics = scopes.iter().flat_map(|scope| scope.metrics.iter().flatten());
-                let points = metrics.map(|json| read(json).map_or(1, |m: MetricJson<'_>| m.points()));
+                let metrics = scopes
+                    .iter()
+                    .flat_map(|scope| scope.metrics.iter().flatten());
+                let points =
+                    metrics.map(|json| read(json).map_or(1, |m: MetricJson<'_>| m.points()));
                 self.sink.refuse(reason, points.sum::<u64>().max(1));
                 return Ok(());
             }
         };
-        let names = scopes.iter().flat_map(|scope| scope.metrics.iter().flatten());
+        let names = scopes
+            .iter()
+            .flat_map(|scope| scope.metrics.iter().flatten());
         let stable = names
             .filter_map(|json| read(json).ok())
             .any(|metric: MetricJson<'_>| {
@@ -236,7 +241,11 @@ impl<S: PointSink> Decoder<'_, S> {
                 };
                 if let Some(positive) = json.positive {
                     shape.offset = positive.offset.0;
-                    list(positive.bucket_counts, &mut buckets.counts, |n: Int<u64>| n.0)?;
+                    list(
+                        positive.bucket_counts,
+                        &mut buckets.counts,
+                        |n: Int<u64>| n.0,
+                    )?;
                 }
                 if let Some(negative) = json.negative {
                     let mut counts = Vec::new();
@@ -266,7 +275,9 @@ impl<'a> MetricJson<'a> {
             (DataKind::ExponentialHistogram, self.exponential_histogram),
             (DataKind::Summary, self.summary),
         ];
-        kinds.iter().find_map(|(kind, data)| data.map(|data| (*kind, data)))
+        kinds
+            .iter()
+            .find_map(|(kind, data)| data.map(|data| (*kind, data)))
     }
 
     /// How many points stand in it.
@@ -277,11 +288,7 @@ impl<'a> MetricJson<'a> {
     }
 }
 
-fn list<'a, T, N>(
-    json: List<'a>,
-    into: &mut Vec<N>,
-    number: impl Fn(T) -> N,
-) -> Result<(), Reason>
+fn list<'a, T, N>(json: List<'a>, into: &mut Vec<N>, number: impl Fn(T) -> N) -> Result<(), Reason>
 where
     T: serde::Deserialize<'a>,
 {
