@@ -3,17 +3,19 @@
 # rustup installs here; a shell that never read its profile does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: build bench demo deps help test
+.PHONY: build bench demo deps help situations test
 
 help:
 	@echo 'make demo   stage two real incidents on private servers and watch them found'
 	@echo 'make test   format, lints, unit and live tests, alert rules'
+	@echo 'make situations  2,000 random lock situations on each PostgreSQL, 14 to 18 (an hour)'
 	@echo 'make bench  what watching costs the database, and snowpit itself'
 	@echo 'make build  target/release/snowpit'
 	@echo 'make deps   install the servers that the demo and the tests start'
 
 deps:
 	@scripts/deps
+	@scripts/deps versions
 
 build:
 	@scripts/deps cargo cc
@@ -21,12 +23,17 @@ build:
 
 # The demo runs the development build: it is there in a third of the time, and
 # what it shows waits for servers, not for us.
-demo: deps
+demo:
+	@scripts/deps
 	cargo build --locked
 	target/debug/snowpit demo
 
 test:
 	@scripts/test
 
-bench: deps
+situations:
+	@scripts/situations
+
+bench:
+	@scripts/deps
 	cargo bench --locked

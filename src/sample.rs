@@ -118,6 +118,13 @@ pub struct PostgresReport {
     /// True when that limit cut `locks`: blockers may be missing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub locks_truncated: bool,
+    /// What `pg_blocking_pids` says of some waiters: those for whom the order
+    /// of a queue matters, which `locks` does not show.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub blocking: Vec<Blocking>,
     /// Prepared transactions (`pg_prepared_xacts`), which hold locks without a
     /// backend.
     #[serde(
@@ -251,6 +258,16 @@ pub struct Lock {
     pub virtualxid: Option<String>,
     /// Since when a request waits (14+); NULL for a moment, and for holders.
     pub waitstart: Option<UnixSeconds>,
+}
+
+/// The answer of `pg_blocking_pids`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Blocking {
+    pub pid: i32,
+    /// Whom it waits for; leaders stand for their parallel groups, 0 for a
+    /// prepared transaction.
+    pub by: Vec<i32>,
 }
 
 /// How many rows of `pg_locks` are alike in these columns.

@@ -15,7 +15,7 @@ use super::detect::waits::LockWaits;
 use super::incident::{Finding, Incident, Kind};
 use super::locks::advisory::{AdvisoryLocks, Looks};
 use super::locks::pooled::PoolerLook;
-use super::locks::{LockView, graph};
+use super::locks::{AdvisoryLock, LockView, RootBlocker, graph};
 use super::snapshot::{PoolerView, TargetView};
 use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
 
@@ -186,10 +186,11 @@ impl Target {
             });
             self.orphans = self.advisory.findings(&self.orphans);
         }
+        let advisory_locks = self.advisory.views();
         self.view.locks = Arc::new(LockView {
             name: self.name.clone(),
-            root_blockers: self.graph.roots.clone(),
-            advisory_locks: self.advisory.views(),
+            root_blockers: with_the_poolers_way(&self.graph.roots, &advisory_locks),
+            advisory_locks,
             truncated: self.graph.truncated,
             chain_depth: self.graph.depth,
             waits: self.graph.waits.clone(),
@@ -250,6 +251,22 @@ fn pooler_looks(poolers: &BTreeMap<String, PoolerView>, now: UnixSeconds) -> Vec
             report: &view.report,
         })
         .collect()
+}
+
+/// A root blocker that only holds a lock left on a pooled server is freed on
+/// the pooler's console: that disturbs nobody else.
+fn with_the_poolers_way(roots: &[RootBlocker], locks: &[AdvisoryLock]) -> Vec<RootBlocker> {
+    let idle = |root: &RootBlocker| root.state.as_deref() == Some("idle");
+    let mut roots = roots.to_vec();
+    for root in roots.iter_mut().filter(|root| idle(root)) {
+        let mut left = locks
+            .iter()
+            .filter(|lock| lock.pid == root.pid && lock.pooler.is_some());
+        if let Some(lock) = left.find(|lock| !lock.action.is_empty()) {
+            root.action.clone_from(&lock.action);
+        }
+    }
+    roots
 }
 
 fn is_fresh(view: &PoolerView, now: UnixSeconds) -> bool {

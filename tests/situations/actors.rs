@@ -76,7 +76,8 @@ impl Actors {
         );
     }
 
-    async fn settle(&mut self, at: usize) -> bool {
+    /// Until the session has an answer (true) or waits for a lock.
+    pub async fn settle(&mut self, at: usize) -> bool {
         let end = Instant::now() + SETTLE;
         while Instant::now() < end {
             if self.is_free(at).await {

@@ -180,7 +180,8 @@ fn what(rng: &mut Rng, narrow: bool) -> What {
         87..94 => What::Inside(object(rng, schema)),
         94..96 => What::Inside(format!(
             "SET LOCAL min_parallel_table_scan_size = 0; SET LOCAL parallel_setup_cost = 0; \
-             SET LOCAL parallel_tuple_cost = 0; SELECT sum(locking({})) FROM many WHERE id < 20",
+             SET LOCAL parallel_tuple_cost = 0; SET LOCAL parallel_leader_participation = {}; SELECT sum(locking({})) FROM many WHERE id < 20",
+            ["on", "off"][rng.usize(..2)],
             rng.u8(1..4)
         )),
         _ => What::Cancel,

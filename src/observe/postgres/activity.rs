@@ -20,11 +20,14 @@ use crate::sample::{Backend, Group};
 /// those beyond the limit of groups.
 pub const OTHER: &str = "other";
 
+/// What a role that may not see a statement gets instead of it.
+const HIDDEN: &str = "<insufficient privilege>";
+
 /// The state of a session that does nothing.
 const IDLE: &str = "idle";
 
-/// Groups and single rows. `$1` are pids to be returned as single rows: those
-/// of the lock table.
+/// Groups and single rows. `$1` are pids to be returned as single rows, those
+/// of the lock table; with a parallel worker comes its leader.
 ///
 /// * A role that may not see other sessions gets no `backend_type` either; what
 ///   has a database and a role is then taken for a client.
@@ -73,6 +76,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   WHERE state <> 'idle' OR xact_start IS NOT NULL OR pid = ANY ($1) OR query LIKE '%pg\_try\_advisory%'
 ), picked AS (
   SELECT pid FROM busy WHERE pid = ANY ($1)
+  UNION SELECT leader_pid FROM busy WHERE pid = ANY ($1) AND leader_pid IS NOT NULL
   UNION (SELECT pid FROM busy WHERE wait_event_type = 'Lock' LIMIT 2000)
   UNION (SELECT pid FROM busy WHERE is_client AND tries AND pid <> pg_backend_pid() LIMIT 200)
   UNION (SELECT pid FROM busy WHERE is_client AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
@@ -233,7 +237,8 @@ fn group(row: &Row, count: u32) -> Result<Group, Error> {
 
 fn backend(row: &Row) -> Result<Backend, Error> {
     let query: Option<String> = row.try_get("text")?;
-    let statement = query.as_deref().map(sql::read);
+    let statement = query.filter(|text| text != HIDDEN);
+    let statement = statement.as_deref().map(sql::read);
     let (query, lock_calls) = statement.map_or((None, Vec::new()), |statement| {
         (Some(statement.text), statement.lock_calls)
     });

@@ -9,6 +9,7 @@
 use tokio_postgres::{Error, Row};
 
 use crate::observe::postgres::database::Names;
+use crate::observe::postgres::queues;
 use crate::observe::postgres::relations::Relations;
 use crate::observe::postgres::unix;
 use crate::sample::{Lock, LockCount};
@@ -92,6 +93,19 @@ impl LockTable {
         pids.sort_unstable();
         pids.dedup();
         pids
+    }
+
+    /// Waiters of whom `pg_blocking_pids` is asked.
+    pub fn queued(&self) -> Vec<i32> {
+        let requests = self.rows.iter().filter(|(_, lock)| !lock.granted);
+        queues::order_matters(requests.map(|(oids, lock)| {
+            let place = (lock.page, lock.tuple, &lock.virtualxid, &lock.transactionid);
+            let key = (lock.classid, lock.objid, lock.objsubid);
+            (
+                (&lock.locktype, oids.database, oids.relation, place, key),
+                lock,
+            )
+        }))
     }
 
     /// A lock without a backend is that of a prepared transaction.

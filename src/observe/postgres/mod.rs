@@ -11,6 +11,7 @@ pub mod database;
 pub mod index_builds;
 pub mod locks;
 pub mod prepared;
+pub mod queues;
 pub mod relations;
 pub mod server;
 pub mod session;
@@ -18,13 +19,13 @@ pub mod session;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 
 use crate::config::{Dsn, PostgresConfig};
 use crate::observe::poll::READ_TIMEOUT;
 use crate::observe::{PollError, Source, failure};
-use crate::sample::{FailureReason, PostgresReport, Report, UnixSeconds};
+use crate::sample::{Blocking, FailureReason, PostgresReport, Report, UnixSeconds};
 
 use activity::Activity;
 use database::Names;
@@ -93,7 +94,7 @@ impl PostgresSource {
             self.refresh_names(session).await?;
         }
         let (locks, facts) = self.first_trip(session).await?;
-        let (activity, prepared, builds) = self.second_trip(session, &locks).await?;
+        let (activity, prepared, builds, queues) = self.second_trip(session, &locks).await?;
         let named = activity.named_by(&self.names)
             && locks.databases().all(|oid| self.names.knows(oid, None));
         let age = self.names_read.map_or(NAMES_EVERY, |read| read.elapsed());
@@ -120,6 +121,7 @@ impl PostgresSource {
             lock_counts,
             truncated,
             locks_truncated,
+            blocking: queues,
             prepared,
             index_builds: builds
                 .into_iter()
@@ -155,18 +157,26 @@ impl PostgresSource {
         Ok((LockTable::decode(&locks).map_err(&because)?, facts))
     }
 
-    /// The activity; prepared transactions and index builds when the locks tell
-    /// of one.
+    /// The activity; prepared transactions, index builds and the order of queues
+    /// when the locks need them.
     async fn second_trip(
         &self,
         session: &Session,
         locks: &LockTable,
-    ) -> Result<(Activity, Vec<Row>, Vec<Build>), PollError> {
+    ) -> Result<(Activity, Vec<Row>, Vec<Build>, Vec<Blocking>), PollError> {
         let because = self.because("reading pg_stat_activity");
         let client = &session.client;
         let pids = locks.pids();
         let parameters: [&(dyn ToSql + Sync); 1] = [&pids];
         let activity = client.query(&session.activity, &parameters);
+        let queued = locks.queued();
+        let queues = async {
+            if queued.is_empty() {
+                return Ok(Vec::new());
+            }
+            let types = [(&queued as &(dyn ToSql + Sync), Type::INT4_ARRAY)];
+            client.query_typed(queues::SQL, &types).await
+        };
         let prepared = async {
             match locks.has_prepared() {
                 true => client.query_typed(prepared::SQL, &[]).await,
@@ -179,12 +189,15 @@ impl PostgresSource {
                 false => Ok(Vec::new()),
             }
         };
-        let (activity, prepared, builds) =
-            tokio::try_join!(activity, prepared, builds).map_err(&because)?;
+        // The queues are asked for first: what is nearest in time to the lock
+        // table fits it best.
+        let (queues, activity, prepared, builds) =
+            tokio::try_join!(queues, activity, prepared, builds).map_err(&because)?;
+        let queues = queues::decode(&queues).map_err(self.because("reading pg_blocking_pids"))?;
         let builds = index_builds::decode(&builds)
             .map_err(self.because("reading pg_stat_progress_create_index"))?;
         let activity = Activity::decode(&activity).map_err(&because)?;
-        Ok((activity, prepared, builds))
+        Ok((activity, prepared, builds, queues))
     }
 
     /// Reads the names anew. A locked catalog is no failure: the old names

@@ -17,8 +17,10 @@ const MAX_ASKED: usize = 200;
 /// Names kept; beyond it they are forgotten and asked for anew.
 const MAX_KEPT: usize = 10_000;
 
-/// Relations are renamed: names are forgotten after this time.
-const FORGET_AFTER: Duration = Duration::from_secs(300);
+/// Relations are renamed, and a table is often swapped for another of its name:
+/// names are forgotten after this time. While somebody waits, that is one look
+/// into `pg_class` by its index.
+const FORGET_AFTER: Duration = Duration::from_secs(15);
 
 /// A failure costs the session's `lock_timeout`, so it is not repeated at once.
 const RETRY_AFTER: Duration = Duration::from_secs(10);

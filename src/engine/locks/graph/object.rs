@@ -45,10 +45,11 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The lock in words.
+/// The lock in words. A relation whose name is not known (it is another
+/// database's, or the catalog was locked) is told by its oid and its database.
 pub fn describe(lock: &Lock) -> LockObject {
     let database = lock.database.as_deref().unwrap_or("shared");
-    let relation = lock.relation.as_deref().unwrap_or("?");
+    let relation = relation(lock);
     let object = if let Some(key) = LockKey::of(lock) {
         key.to_string()
     } else if let Some(xid) = &lock.transactionid {
@@ -59,7 +60,7 @@ pub fn describe(lock: &Lock) -> LockObject {
         match (lock.page, lock.tuple, &lock.relation, lock.classid) {
             (Some(page), Some(tuple), ..) => format!("{relation} ({page},{tuple})"),
             (Some(page), ..) => format!("{relation} page {page}"),
-            (_, _, Some(relation), _) => relation.clone(),
+            (_, _, Some(_), _) => relation,
             (_, _, None, Some(class)) => format!("{class}/{}", lock.objid.unwrap_or(0)),
             _ => database.to_owned(),
         }
@@ -68,5 +69,14 @@ pub fn describe(lock: &Lock) -> LockObject {
         locktype: lock.locktype.clone(),
         mode: lock.mode.clone(),
         object,
+    }
+}
+
+fn relation(lock: &Lock) -> String {
+    let name = lock.relation.as_deref().unwrap_or("?");
+    let is_oid = lock.relation_oid.is_some_and(|oid| name.parse() == Ok(oid));
+    match lock.database.as_deref().filter(|_| is_oid) {
+        Some(database) => format!("{name} (database {database})"),
+        None => name.to_owned(),
     }
 }

@@ -6,14 +6,18 @@
 //! those (`JoinWaitQueue` in PostgreSQL's proc.c). The order of arrival is that
 //! of `waitstart`, which is written just after the place in the queue is taken.
 //!
-//! Where this cannot be known, the edge says so:
+//! Where PostgreSQL was asked (`pg_blocking_pids`), its answer counts. Where it
+//! was not, and the order cannot be known, the edge says so:
 //! * two requests that began at almost the same time, or whose start is not
 //!   known, may have come in the other order;
 //! * a session that came with a lock on the object may have gone before a
 //!   waiter that has left since;
 //! * the deadlock detector rearranges a queue to dissolve a cycle. A cycle that
-//!   a queue has part in is seen in the graph; one that was dissolved and has
-//!   lost a member since has left no trace.
+//!   a queue has part in is seen in the graph. One that was dissolved and has
+//!   lost a member since has left no trace but in PostgreSQL's answer.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::super::modes::{MODES, ModeSet, conflict_set};
 use crate::sample::UnixSeconds;
@@ -79,6 +83,82 @@ pub fn arrange(mut requests: Vec<Queued>) -> Vec<Queued> {
         queue.insert(place, request);
     }
     queue
+}
+
+/// What PostgreSQL says of the waiters that it was asked about: by node, the
+/// nodes that block it.
+pub type Answers = HashMap<u32, HashSet<u32>>;
+
+/// Whether an answer tells that `ahead` stands before `own`; `None` when
+/// neither was asked about, or their requests do not conflict. A session that
+/// holds what the other waits for blocks it from any place.
+pub fn told(answers: &Answers, own: &Queued, ahead: &Queued) -> Option<bool> {
+    if own.waits_for() & ahead.bit() != 0
+        && own.waits_for() & ahead.held == 0
+        && let Some(blockers) = answers.get(&own.node)
+    {
+        return Some(blockers.contains(&ahead.node));
+    }
+    if ahead.waits_for() & own.bit() != 0
+        && ahead.waits_for() & own.held == 0
+        && let Some(blockers) = answers.get(&ahead.node)
+    {
+        return Some(!blockers.contains(&own.node));
+    }
+    None
+}
+
+/// Puts the answers right: the order stays as it is where they say nothing.
+/// Answers that contradict each other (the queue moved on between them) change
+/// nothing.
+pub fn rearrange(queue: Vec<Queued>, answers: &Answers) -> Vec<Queued> {
+    let asked = |request: &Queued| answers.contains_key(&request.node);
+    if queue.len() < 2 || !queue.iter().any(asked) {
+        return queue;
+    }
+    let mut before = vec![0u32; queue.len()];
+    let mut after: Vec<Vec<usize>> = vec![Vec::new(); queue.len()];
+    let mut moved = false;
+    // An asked one with each other: few are asked, queues can be long.
+    for (one, own) in queue.iter().enumerate().filter(|(_, own)| asked(own)) {
+        for (other, ahead) in queue.iter().enumerate() {
+            let seen = asked(ahead) && other < one;
+            if seen || other == one || own.node == ahead.node {
+                continue;
+            }
+            let Some(other_first) = told(answers, own, ahead) else {
+                continue;
+            };
+            let (first, second) = if other_first {
+                (other, one)
+            } else {
+                (one, other)
+            };
+            moved |= first > second;
+            before[second] += 1;
+            after[first].push(second);
+        }
+    }
+    if !moved {
+        return queue;
+    }
+    let free = before.iter().enumerate().filter(|(_, count)| **count == 0);
+    let mut open: BinaryHeap<Reverse<usize>> = free.map(|(at, _)| Reverse(at)).collect();
+    let mut ordered = Vec::with_capacity(queue.len());
+    while let Some(Reverse(at)) = open.pop() {
+        ordered.push(queue[at]);
+        for &next in &after[at] {
+            before[next] -= 1;
+            if before[next] == 0 {
+                open.push(Reverse(next));
+            }
+        }
+    }
+    if ordered.len() == queue.len() {
+        ordered
+    } else {
+        queue
+    }
 }
 
 /// Before which waiter a request is put; `None`: at the end.
@@ -155,6 +235,28 @@ mod tests {
             request(2, "RowExclusiveLock", &["AccessShareLock"], 3.0),
         ];
         assert_eq!(order(requests), [2, 2, 1]);
+    }
+
+    #[test]
+    fn an_answer_counts_more_than_the_clock() {
+        let queue = || {
+            vec![
+                request(1, "ExclusiveLock", &[], 1.0),
+                request(2, "ExclusiveLock", &[], 2.0),
+                request(3, "ExclusiveLock", &[], 3.0),
+            ]
+        };
+        let nodes = |queue: Vec<Queued>| queue.iter().map(|r| r.node).collect::<Vec<_>>();
+        // 3 stands before 2, which says so itself.
+        let answers = Answers::from([(2, HashSet::from([1, 3]))]);
+        assert_eq!(nodes(rearrange(queue(), &answers)), [1, 3, 2]);
+        // Each claims to be before the other: the queue moved in between.
+        let answers = Answers::from([
+            (2, HashSet::from([1])),
+            (1, HashSet::new()),
+            (3, HashSet::new()),
+        ]);
+        assert_eq!(nodes(rearrange(queue(), &answers)), [1, 2, 3]);
     }
 
     #[test]

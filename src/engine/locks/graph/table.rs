@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::super::modes::{ModeSet, conflicts, position};
 use super::super::prepared::Prepared;
 use super::object::Object;
-use super::queue::{self, Queued};
+use super::queue::{self, Answers, Queued};
 use super::web::Web;
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
@@ -76,6 +76,7 @@ pub struct LockGraph<'a> {
     /// in a parallel group.
     pub(super) requests: Vec<Vec<(u32, u32)>>,
     pub(super) web: Web,
+    answers: Answers,
 }
 
 impl<'a> LockGraph<'a> {
@@ -91,6 +92,7 @@ impl<'a> LockGraph<'a> {
             held: Vec::new(),
             requests: Vec::new(),
             web: Web::default(),
+            answers: Answers::new(),
         };
         let known = graph.add_requests();
         graph.add_holders(&known);
@@ -162,17 +164,36 @@ impl<'a> LockGraph<'a> {
     }
 
     fn arrange(&mut self) {
+        self.answers = self.answers();
+        let answers = &self.answers;
         for (at, contended) in (0u32..).zip(&mut self.objects) {
             let mut requests = std::mem::take(&mut contended.queue);
             let holders: HashMap<u32, ModeSet> = contended.holders.iter().copied().collect();
             for request in &mut requests {
                 request.held = holders.get(&request.node).copied().unwrap_or(0);
             }
-            contended.queue = queue::arrange(requests);
+            contended.queue = queue::rearrange(queue::arrange(requests), answers);
             for (place, request) in (0u32..).zip(&contended.queue) {
                 self.requests[request.node as usize].push((at, place));
             }
         }
+    }
+
+    /// What PostgreSQL said of waiters; it names a group by its leader.
+    fn answers(&self) -> Answers {
+        let answers = self.report.blocking.iter();
+        let at = |pid: i32| self.at(self.backend_node(pid));
+        answers
+            .filter_map(|answer| {
+                let blockers = answer.by.iter().filter_map(|&pid| at(pid));
+                Some((at(answer.pid)?, blockers.collect()))
+            })
+            .collect()
+    }
+
+    fn backend_node(&self, pid: i32) -> Node<'a> {
+        let leader = self.backends.get(&pid).and_then(|b| b.leader_pid);
+        Node::Backend(leader.unwrap_or(pid))
     }
 
     fn intern(&mut self, node: Node<'a>) -> u32 {
@@ -188,10 +209,7 @@ impl<'a> LockGraph<'a> {
 
     fn node_of(&self, lock: &'a Lock) -> Option<Node<'a>> {
         match lock.pid {
-            Some(pid) => {
-                let leader = self.backends.get(&pid).and_then(|b| b.leader_pid);
-                Some(Node::Backend(leader.unwrap_or(pid)))
-            }
+            Some(pid) => Some(self.backend_node(pid)),
             None => self.prepared.xid(lock).map(Node::Prepared),
         }
     }
@@ -273,7 +291,10 @@ impl<'a> LockGraph<'a> {
 
     /// Whether it is known that `ahead` stands before `own` in their queue.
     pub(super) fn is_sure(&self, own: &Queued, ahead: &Queued) -> bool {
-        own.is_surely_behind(ahead) && !self.web.rearranged(own.node, ahead.node)
+        match queue::told(&self.answers, own, ahead) {
+            Some(told) => told,
+            None => own.is_surely_behind(ahead) && !self.web.rearranged(own.node, ahead.node),
+        }
     }
 
     /// Whether a limit has cut requests off: then a session without one may
