@@ -1,5 +1,6 @@
 //! `snowpit demo`: plays incidents on private servers.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -15,7 +16,9 @@ const INTERRUPTED: u8 = 130;
 /// directory, watches them with snowpit, and stages an incident whose cause is
 /// known. Exit status 0 when each was detected and named right.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  snowpit demo --scenario orphan")]
+#[command(
+    after_help = "Examples:\n  snowpit demo --scenario orphan\n  snowpit demo --keep kept && snowpit replay kept/captures"
+)]
 pub struct Args {
     /// Which incident to stage; `list` describes them.
     #[arg(long, value_enum, default_value_t = Choice::All)]
@@ -23,6 +26,10 @@ pub struct Args {
     /// Print one JSON object on stdout; the timeline goes to stderr.
     #[arg(long)]
     json: bool,
+    /// Keep the capture of what was watched, and the journal, in this directory,
+    /// which must be empty or not there; for `snowpit replay`.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,7 +52,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Choice::All => Scenario::ALL.to_vec(),
         Choice::List => return list(args.json),
     };
-    let report = match demo::run(&scenarios, args.json).await {
+    let report = match demo::run(&scenarios, args.json, args.keep.as_deref()).await {
         Ok(report) => report,
         Err(error @ DemoError::Interrupted) => {
             super::complain(format_args!("snowpit: {error}"));

@@ -20,6 +20,7 @@ mod witness;
 pub use outcome::{Outcome, Report};
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use servers::ServerError;
@@ -28,6 +29,7 @@ use timeline::{Mark, Timeline};
 use tokio::signal::unix::{SignalKind, signal};
 use witness::Witness;
 
+use crate::capture;
 use crate::daemon::{self, DaemonError, RunningDaemon};
 
 /// How long each room of the daemon may take to stop.
@@ -48,6 +50,11 @@ pub enum DemoError {
     NotStaged(&'static str),
     #[error("the daemon did not start")]
     Daemon(#[from] DaemonError),
+    #[error("cannot keep the capture in {}: {cause}; name a directory that is empty or not there", .directory.display())]
+    Keep {
+        directory: PathBuf,
+        cause: std::io::Error,
+    },
     #[error("interrupted; every server is stopped and every file removed")]
     Interrupted,
 }
@@ -89,25 +96,50 @@ impl Scenario {
 
 /// Plays the scenarios one after another on one stage and tells of them on
 /// stdout, or on stderr when stdout is kept for JSON. SIGINT, SIGTERM and SIGHUP
-/// end it at any moment. When this returns no process and no file is left.
+/// end it at any moment. When this returns no process and no file is left, but
+/// for what was to be kept in `keep`.
 ///
 /// # Errors
 /// A server is not installed or does not start, an incident could not be
 /// staged, or a signal came. That an incident was staged and not detected is no
 /// error: it is in the report.
-pub async fn run(scenarios: &[Scenario], quiet_stdout: bool) -> Result<Report, DemoError> {
+pub async fn run(
+    scenarios: &[Scenario],
+    quiet_stdout: bool,
+    keep: Option<&Path>,
+) -> Result<Report, DemoError> {
+    let keep = keep.map(empty_directory).transpose()?;
     let interrupted = interruption()?;
     let mut timeline = Timeline::start(quiet_stdout);
     // The servers are stopped where the losing branch is dropped.
     let report = tokio::select! {
-        report = play(scenarios, &mut timeline) => report,
+        report = play(scenarios, &mut timeline, keep.as_deref()) => report,
         () = interrupted => Err(DemoError::Interrupted),
     };
     timeline.clear();
     report
 }
 
-async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report, DemoError> {
+/// Makes the directory for what is kept. One that holds something already may be
+/// a daemon's own.
+fn empty_directory(directory: &Path) -> Result<PathBuf, DemoError> {
+    let made = std::fs::create_dir_all(directory).and_then(|()| {
+        match std::fs::read_dir(directory)?.next() {
+            None => directory.canonicalize(),
+            Some(_) => Err(std::io::ErrorKind::DirectoryNotEmpty.into()),
+        }
+    });
+    made.map_err(|cause| DemoError::Keep {
+        directory: directory.to_owned(),
+        cause,
+    })
+}
+
+async fn play(
+    scenarios: &[Scenario],
+    timeline: &mut Timeline,
+    keep: Option<&Path>,
+) -> Result<Report, DemoError> {
     timeline.say("A private PostgreSQL and PgBouncer, an application with 30 routes, and snowpit.");
     timeline.progress("starting the servers");
     let stage = Stage::start().await?;
@@ -121,7 +153,7 @@ async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report,
         ),
     );
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let daemon = daemon::start(stage.config(listen)).await?;
+    let daemon = daemon::start(stage.config(listen, keep)).await?;
     timeline.tell(
         Mark::Ready,
         &format!(
@@ -141,6 +173,10 @@ async fn play(scenarios: &[Scenario], timeline: &mut Timeline) -> Result<Report,
     stage.stop().await;
     let report = Report::new(seconds, result?, witness.uncalled);
     closing(&report, timeline);
+    if let Some(kept) = keep {
+        let captures = kept.join(capture::DIRECTORY);
+        timeline.say(&format!("try: snowpit replay {}", captures.display()));
+    }
     Ok(report)
 }
 

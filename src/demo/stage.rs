@@ -2,6 +2,7 @@
 //! told to watch them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -13,7 +14,7 @@ use super::routes::{APPLICATION, SCHEMA};
 use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
 };
-use crate::config::{Config, Dsn, PgbouncerConfig, PostgresConfig, SslMode};
+use crate::config::{Config, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, SslMode};
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
 use crate::observe::otlp::OtlpConfig;
@@ -39,6 +40,9 @@ const POOL_SIZE: u32 = 60;
 pub(super) const WARM_UP: f64 = 40.0;
 /// The default is 5 minutes, for the same reason.
 pub(super) const RESOLVE_AFTER: f64 = 10.0;
+
+/// Of what is kept: longer than any demo.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that runs, in the order in which it is stopped.
 #[derive(Debug)]
@@ -135,8 +139,9 @@ impl Stage {
     }
 
     /// What the daemon is told: where the servers are and which application
-    /// has routes. Nothing about what will be staged.
-    pub(super) fn config(&self, listen: SocketAddr) -> Config {
+    /// has routes, and where to keep what it sees. Nothing about what will be
+    /// staged.
+    pub(super) fn config(&self, listen: SocketAddr, keep: Option<&Path>) -> Config {
         let interval = Duration::from_secs(1);
         let mut settings = Settings {
             targets: vec![TARGET.into()],
@@ -171,7 +176,11 @@ impl Stage {
                 connection: dsn(self.pooler.port(), "pgbouncer"),
                 interval,
             }],
-            history: None,
+            history: keep.map(|directory| HistoryConfig {
+                directory: directory.to_owned(),
+                retention: RETENTION,
+                capture: true,
+            }),
             settings,
         }
     }
