@@ -3,19 +3,21 @@
 # rustup installs here; a shell that never read its profile does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: build bench demo deps help situations test
+.PHONY: build bench demo deps fuzz help situations test
 
 help:
 	@echo 'make demo   stage two real incidents on private servers and watch them found'
 	@echo 'make test   format, lints, unit and live tests, alert rules'
 	@echo 'make situations  2,000 random lock situations on each PostgreSQL, 14 to 18 (an hour)'
 	@echo 'make bench  what watching costs the database, and snowpit itself'
+	@echo 'make fuzz   ten million broken inputs for every reader of foreign bytes'
 	@echo 'make build  target/release/snowpit'
 	@echo 'make deps   install the servers that the demo and the tests start'
 
 deps:
 	@scripts/deps
 	@scripts/deps versions
+	@scripts/deps apps
 
 build:
 	@scripts/deps cargo cc
@@ -37,3 +39,6 @@ situations:
 bench:
 	@scripts/deps
 	cargo bench --locked
+
+fuzz:
+	@scripts/fuzz

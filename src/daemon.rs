@@ -5,7 +5,7 @@
 //! effects for whoever follows. Shutdown goes with the data: pollers first,
 //! then the engine, which takes in what was already sent, then the listener.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use crate::observe::otlp::{Listeners, OtlpConfig};
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
 use crate::observe::poll::{Pace, Poller, unix_now};
 use crate::observe::postgres::PostgresSource;
+use crate::observe::scrape::{self, ScrapeSource};
 use crate::observe::supervise::supervise;
 use crate::observe::tls::use_ring;
 use crate::sample::Sample;
@@ -240,8 +241,37 @@ fn start_pollers(
         };
         tasks.spawn(supervise(start, stop.clone()));
     }
+    start_scrapes(config, &samples, health, &tasks, stop);
     tasks.close();
     tasks
+}
+
+/// A poller for each metrics page. Those of one service share its account.
+fn start_scrapes(
+    config: &Config,
+    samples: &mpsc::Sender<Sample>,
+    health: &Health,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let mut accounts = BTreeMap::new();
+    for page in &config.scrape {
+        let account = accounts
+            .entry(page.service.clone())
+            .or_insert_with(|| scrape::account(&page.service));
+        let account = Arc::clone(account);
+        let pace = Pace {
+            interval: page.interval,
+            timeout: page.timeout,
+        };
+        let (page, samples, health) = (page.clone(), samples.clone(), health.clone());
+        let start = move || {
+            let rejections = health.rejections().clone();
+            let source = ScrapeSource::new(&page, Arc::clone(&account), rejections);
+            Poller::new(source, pace, samples.clone(), &health)
+        };
+        tasks.spawn(supervise(start, stop.clone()));
+    }
 }
 
 /// The task that owns the engine.

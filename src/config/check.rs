@@ -14,7 +14,7 @@ use super::reader::{Environment, Text};
 use super::shape::{self, File};
 use super::{
     Config, DEFAULT_LISTEN, HistoryConfig, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig,
-    password,
+    password, scrape,
 };
 use crate::engine::settings::{LockKey, NamedLock, Pooler, Service, Settings};
 use crate::observe::otlp::OtlpConfig;
@@ -44,6 +44,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
     let targets: Vec<String> = names(&file.postgres);
     let pgbouncer = checker.pgbouncer(&file.pgbouncer, &targets);
     checker.same_server(&postgres, &pgbouncer);
+    let scrape = scrape::check(&file.services, problems);
     let history = checker.history(&file.history);
     let settings = Settings {
         poolers: pgbouncer
@@ -67,6 +68,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
         telemetry_endpoint,
         postgres,
         pgbouncer,
+        scrape,
         history,
         settings,
         warnings: Vec::new(),

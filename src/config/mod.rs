@@ -9,6 +9,7 @@ mod dsn;
 mod password;
 mod problem;
 mod reader;
+mod scrape;
 mod shape;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use dsn::{Dsn, DsnError, SslMode};
 pub use problem::{ConfigError, ConfigErrors, Place};
+pub use scrape::{Credentials, ScrapeConfig, Secret};
 
 use crate::engine::Settings;
 use crate::observe::otlp::OtlpConfig;
@@ -54,6 +56,8 @@ pub struct Config {
     pub telemetry_endpoint: Option<String>,
     pub postgres: Vec<PostgresConfig>,
     pub pgbouncer: Vec<PgbouncerConfig>,
+    /// The applications' metrics pages, in the order of their services.
+    pub scrape: Vec<ScrapeConfig>,
     /// What is kept on disk; `None`: nothing.
     pub history: Option<HistoryConfig>,
     /// What the engine is told.
@@ -172,6 +176,7 @@ impl Config {
                 interval: shape::DEFAULT_INTERVAL,
             }],
             pgbouncer: Vec::new(),
+            scrape: Vec::new(),
             history: None,
             settings: Settings {
                 targets: vec![SINGLE_TARGET.to_owned()],

@@ -99,6 +99,14 @@ impl<'a> Table<'a> {
         Some(texts)
     }
 
+    /// A string, or an array of them, for a key that must be there.
+    pub(super) fn one_or_more(&self, key: &'static str) -> Vec<Text> {
+        match self.value(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(_)) => self.texts(key).unwrap_or_default(),
+            _ => self.required_text(key).into_iter().collect(),
+        }
+    }
+
     /// Like [`Table::texts`], for a key that must be there.
     pub(super) fn required_texts(&self, key: &'static str) -> Vec<Text> {
         if self.value(key).is_none() {
@@ -224,6 +232,12 @@ impl<'a> Table<'a> {
             );
         }
         Some((numbers?, value.span()))
+    }
+
+    /// `[key]`, when the file has it.
+    pub(super) fn optional_child(&self, key: &'static str) -> Option<Table<'a>> {
+        let child = self.child(key);
+        child.entries.is_some().then_some(child)
     }
 
     /// `[key]`: always there, empty when the file has none.

@@ -29,6 +29,22 @@ const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);
 const RETENTIONS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(3600)..=Duration::from_secs(366 * 24 * 3600);
 
+/// How often an application's metrics are read when the file says nothing. A
+/// page is dearer for it than a look for a server.
+const DEFAULT_SCRAPE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Above this what a page tells is news no more.
+const SCRAPE_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(120);
+
+/// How long a page may take when the file says nothing.
+const DEFAULT_SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Below this a busy application never answers in time; above it its figures
+/// come too late for any use.
+const TIMEOUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
+
 /// The whole file.
 pub(super) struct File {
     pub(super) listen: Option<Text>,
@@ -66,6 +82,20 @@ pub(super) struct Service {
     pub(super) name: Option<Text>,
     pub(super) targets: Option<Vec<Text>>,
     pub(super) applications: Vec<Text>,
+    pub(super) scrape: Option<Scrape>,
+}
+
+/// `[service.scrape]`
+pub(super) struct Scrape {
+    pub(super) urls: Vec<Text>,
+    pub(super) interval: Duration,
+    pub(super) timeout: Duration,
+    pub(super) username: Option<Text>,
+    pub(super) password_file: Option<Text>,
+    pub(super) bearer_token_file: Option<Text>,
+    pub(super) ca_file: Option<Text>,
+    pub(super) metric: Option<Text>,
+    pub(super) route_labels: Vec<Text>,
 }
 
 /// `[history]`
@@ -146,10 +176,26 @@ fn read_service(table: Table<'_>) -> Service {
         name: table.required_text("name"),
         targets: table.texts("targets"),
         applications: table.required_texts("applications"),
+        scrape: table.optional_child("scrape").map(read_scrape),
     };
-    table.unsupported(&["scrape"]);
     table.finish();
     service
+}
+
+fn read_scrape(table: Table<'_>) -> Scrape {
+    let scrape = Scrape {
+        urls: table.one_or_more("url"),
+        interval: table.duration("interval", DEFAULT_SCRAPE_INTERVAL, SCRAPE_INTERVALS),
+        timeout: table.duration("timeout", DEFAULT_SCRAPE_TIMEOUT, TIMEOUTS),
+        username: table.text("username"),
+        password_file: table.text("password_file"),
+        bearer_token_file: table.text("bearer_token_file"),
+        ca_file: table.text("ca_file"),
+        metric: table.text("metric"),
+        route_labels: table.texts("route_labels").unwrap_or_default(),
+    };
+    table.finish();
+    scrape
 }
 
 fn read_history(table: Table<'_>) -> History {

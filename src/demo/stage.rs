@@ -176,6 +176,7 @@ impl Stage {
                 connection: dsn(self.pooler.port(), "pgbouncer"),
                 interval,
             }],
+            scrape: Vec::new(),
             history: keep.map(|directory| HistoryConfig {
                 directory: directory.to_owned(),
                 retention: RETENTION,

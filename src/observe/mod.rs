@@ -9,6 +9,7 @@ pub mod pgbouncer;
 pub mod poll;
 pub mod postgres;
 pub mod rejections;
+pub mod scrape;
 pub mod sql;
 pub mod supervise;
 pub mod tls;
@@ -21,7 +22,7 @@ use crate::sample::{FailureReason, Report};
 /// Something that can be polled. It keeps its connection between polls and
 /// opens a new one when it has none.
 pub trait Source: Send + 'static {
-    /// The label `source`: `postgres` or `pgbouncer`.
+    /// The label `source`: `postgres`, `pgbouncer` or `scrape`.
     fn kind(&self) -> &'static str;
     /// The label `name`.
     fn name(&self) -> &str;
@@ -29,6 +30,10 @@ pub trait Source: Send + 'static {
     /// of its state. The future may be dropped at any await, so a source takes
     /// its connection out first and puts it back when it is done.
     fn poll(&mut self) -> impl Future<Output = Result<Report, PollError>> + Send;
+    /// Further reports of the look that just gave data, in the order of time.
+    fn further(&mut self) -> Vec<Report> {
+        Vec::new()
+    }
     /// The report that says this poll failed.
     fn failure(&self, reason: FailureReason) -> Report;
 }

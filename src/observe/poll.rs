@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::observe::health::{Health, SourceHandle};
 use crate::observe::pace::{Backoff, Governor};
 use crate::observe::{PollError, Source};
-use crate::sample::{FailureReason, Sample, UnixSeconds};
+use crate::sample::{FailureReason, Report, Sample, UnixSeconds};
 
 /// Time that reading may take on an open connection. Longer than any healthy
 /// read by two orders, short enough that a frozen server is told within three
@@ -137,14 +137,18 @@ impl<S: Source> Poller<S> {
                 )
             }
         };
-        match self.samples.try_send(Sample { t: at, report }) {
-            Ok(()) => outcome,
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                self.health.dropped(at, "queue_full");
-                outcome
+        let further = match outcome {
+            Outcome::Data(_) => self.source.further(),
+            Outcome::Failed(_) | Outcome::Gone => Vec::new(),
+        };
+        for report in std::iter::once(report).chain(further).filter(is_news) {
+            match self.samples.try_send(Sample { t: at, report }) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => self.health.dropped(at, "queue_full"),
+                Err(mpsc::error::TrySendError::Closed(_)) => return Outcome::Gone,
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => Outcome::Gone,
         }
+        outcome
     }
 
     /// Sleeps until `pause` after `began`, or until woken. A look that took
@@ -158,6 +162,12 @@ impl<S: Source> Poller<S> {
             }
         }
     }
+}
+
+/// Traffic that names no route is none, and of a server's failure the engine
+/// must know, but not of an application's.
+fn is_news(report: &Report) -> bool {
+    !matches!(report, Report::Traffic(traffic) if traffic.routes.is_empty())
 }
 
 enum Outcome {
@@ -178,7 +188,7 @@ pub fn unix_now() -> UnixSeconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::{PostgresReport, Report};
+    use crate::sample::PostgresReport;
 
     const SECOND: Duration = Duration::from_secs(1);
 

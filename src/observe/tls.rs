@@ -48,6 +48,24 @@ pub fn connector(dsn: &Dsn) -> Result<MakeRustlsConnect, PollError> {
     Ok(MakeRustlsConnect::new(config))
 }
 
+/// TLS to a web server: chain and name are verified against the certificates in
+/// `ca_file`, or against the system's.
+///
+/// # Errors
+/// When the certificates cannot be read.
+pub fn web_client(ca_file: Option<&Path>) -> Result<ClientConfig, PollError> {
+    let roots = match ca_file {
+        Some(file) => roots_of_file("ca_file", file)?,
+        None => system_roots("ca_file in [service.scrape]")?,
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| broken(&error))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
 /// The driver knows three modes; what is verified is the connector's part. TLS
 /// does not go over a unix socket, whatever is asked for, as in libpq.
 pub fn driver_mode(dsn: &Dsn) -> tokio_postgres::config::SslMode {
@@ -76,20 +94,22 @@ fn verifier(
             Arc::new(AnyCertificate(Arc::clone(provider)))
         }
         (SslMode::Require | SslMode::VerifyCa, Some(file)) => {
-            Arc::new(AnyName(chain(roots_of_file(file)?)?))
+            Arc::new(AnyName(chain(roots_of_file("sslrootcert", file)?)?))
         }
-        (SslMode::VerifyCa, None) => Arc::new(AnyName(chain(system_roots()?)?)),
-        (SslMode::VerifyFull, Some(file)) => chain(roots_of_file(file)?)?,
-        (SslMode::VerifyFull, None) => chain(system_roots()?)?,
+        (SslMode::VerifyCa, None) => {
+            Arc::new(AnyName(chain(system_roots("sslrootcert in the dsn")?)?))
+        }
+        (SslMode::VerifyFull, Some(file)) => chain(roots_of_file("sslrootcert", file)?)?,
+        (SslMode::VerifyFull, None) => chain(system_roots("sslrootcert in the dsn")?)?,
     })
 }
 
-fn roots_of_file(file: &Path) -> Result<RootCertStore, PollError> {
+fn roots_of_file(key: &str, file: &Path) -> Result<RootCertStore, PollError> {
     let problem = |what: String| {
         PollError::new(
             FailureReason::Tls,
             format!(
-                "sslrootcert {}: {what}: give a PEM file with the certificates to trust",
+                "{key} {}: {what}: give a PEM file with the certificates to trust",
                 file.display()
             ),
         )
@@ -106,13 +126,15 @@ fn roots_of_file(file: &Path) -> Result<RootCertStore, PollError> {
     Ok(roots)
 }
 
-fn system_roots() -> Result<RootCertStore, PollError> {
+fn system_roots(key: &str) -> Result<RootCertStore, PollError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
         return Err(PollError::new(
             FailureReason::Tls,
-            "this system has no trusted root certificates: set sslrootcert in the dsn, or install ca-certificates",
+            format!(
+                "this system has no trusted root certificates: set {key}, or install ca-certificates"
+            ),
         ));
     }
     Ok(roots)

@@ -2,6 +2,8 @@
 //! a pooler in front of it.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod apps;
+
 use snowpit::config::Config;
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
 use tokio_postgres::Client;
