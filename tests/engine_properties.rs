@@ -36,7 +36,7 @@ fn word() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => prop_oneof![Just("app"), Just("idle"), Just("active"), Just(""), Just("0x1"), Just("0x2"),
                          Just("transaction"), Just("session"), Just("7"), Just("1/0"), Just("1/5"), Just("-1/7"),
-                         Just("10.0.0.1"), Just("2026-11-21 10:55:07 UTC"), Just("SELECT pg_try_advisory_lock($1)")]
+                         Just("10.0.0.1"), Just("idle in transaction"), Just("CREATE INDEX CONCURRENTLY i ON t (n)"), Just("2026-11-21 10:55:07 UTC"), Just("SELECT pg_try_advisory_lock($1)")]
             .prop_map(str::to_owned),
         1 => ".{0,12}",
     ]
@@ -70,7 +70,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn lock()(pid in option::weighted(0.9, pid()), locktype in prop_oneof![Just("advisory"), Just("relation"), Just("transactionid"), Just("")],
+    fn lock()(pid in option::weighted(0.9, pid()), locktype in prop_oneof![Just("advisory"), Just("relation"), Just("transactionid"), Just("virtualxid"), Just("")],
               mode in prop_oneof![Just("ExclusiveLock"), Just("ShareLock"), Just("AccessExclusiveLock"), Just("?")],
               granted in any::<bool>(), vxid in option::of(word()), key in (option::of(number()), option::of(number()), option::of(0..4_i32)),
               xid in option::of(word()), waitstart in option::of(time()), database in option::of(word())) -> Lock {

@@ -7,8 +7,8 @@ use snowpit::engine::incident::{Event, Incident, Kind};
 use snowpit::engine::settings::{LockKey, NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
-    Backend, FailureReason, IndexBuild, Lock, PgbouncerReport, Pool, PoolDatabase, PoolerConfig,
-    PostgresReport, PreparedTransaction, Report, Sample, Server, ServerSocket,
+    Backend, ClientSocket, FailureReason, IndexBuild, Lock, PgbouncerReport, Pool, PoolDatabase,
+    PoolerConfig, PostgresReport, PreparedTransaction, Report, Sample, Server, ServerSocket,
 };
 
 const START: f64 = 1_700_000_000.0;
@@ -709,6 +709,132 @@ fn a_stuck_pool_is_told_once_and_not_as_saturated() {
     world.postgres.locks.pop();
     world.looks(2);
     assert!(!world.is_open(Kind::PoolDeadlock));
+}
+
+/// A lock left on server 1, whose client is gone, with waiters from elsewhere.
+fn left_lock(waiters: i32) -> World {
+    let mut world = World::pooled(|_| {});
+    world.backend(idle(1, START - 30.0));
+    world.postgres.locks = vec![advisory(1, 7, None)];
+    world.pooler.as_mut().unwrap().servers = vec![server(1, "")];
+    world.looks(4);
+    for pid in 2..2 + waiters {
+        let since = world.t;
+        world.backend(active(pid, "SELECT pg_advisory_lock(?)", since));
+        world.postgres.locks.push(advisory(pid, 7, Some(since)));
+    }
+    world
+}
+
+#[test]
+fn waiters_behind_an_orphan_are_told_with_the_orphan() {
+    let mut world = left_lock(5);
+    world.looks(60);
+    assert_eq!(world.opened(), [Kind::OrphanedAdvisoryLock], "told once");
+    // The same session is in the way of others by another lock: that is news.
+    world.postgres.locks.push(transaction(1, 1));
+    for pid in 20..23 {
+        world.waits(pid, 1, 0.0);
+    }
+    world.looks(20);
+    assert_eq!(
+        world.opened(),
+        [Kind::OrphanedAdvisoryLock, Kind::LockPileup]
+    );
+    assert_eq!(world.incident(Kind::LockPileup).subject["waiters"], 3.0);
+}
+
+#[test]
+fn one_waiter_behind_a_stranded_lock_is_enough() {
+    // Its client is connected, and quiet since it took the lock.
+    let mut world = World::pooled(|_| {});
+    world.backend(idle(1, START - 1.0));
+    let pooler = world.pooler.as_mut().unwrap();
+    pooler.servers = vec![server(1, "")];
+    pooler.clients = Some(vec![ClientSocket {
+        database: "app".into(),
+        user: "app".into(),
+        state: "active".into(),
+        ptr: "c1".into(),
+        connect_time: "then".into(),
+        request_time: "then".into(),
+        request_age: Some(1.0),
+        application_name: Some("registry".into()),
+        ..ClientSocket::default()
+    }]);
+    world.looks(2);
+    let taken = world.t - 0.8;
+    world.postgres.backends[0] = idle(1, taken);
+    world.postgres.locks = vec![advisory(1, 7, None)];
+    for n in 0..30 {
+        if n == 3 {
+            let since = world.t;
+            world.backend(active(2, "SELECT pg_advisory_lock(?)", since));
+            world.postgres.locks.push(advisory(2, 7, Some(since)));
+        }
+        let age = world.t - 0.5 - taken;
+        let pooler = world.pooler.as_mut().unwrap();
+        pooler.clients.as_mut().unwrap()[0].request_age = Some(age);
+        world.look();
+    }
+    assert_eq!(world.opened(), [Kind::LockPileup]);
+    let incident = world.incident(Kind::LockPileup);
+    assert_eq!(incident.subject["verdict"], "stranded");
+    assert_eq!(
+        incident.actions,
+        [
+            "RECONNECT app;  on the console of pooler-1",
+            "SELECT pg_terminate_backend(1);"
+        ]
+    );
+}
+
+#[test]
+fn an_idle_transaction_becomes_a_pile_up_and_says_so() {
+    let mut world = World::new();
+    world.idles(1, 40.0);
+    world.waits(2, 1, 35.0);
+    world.looks(3);
+    assert_eq!(world.opened(), [Kind::IdleInTransaction]);
+    for pid in 3..6 {
+        world.waits(pid, 1, 11.0);
+    }
+    world.looks(5);
+    assert_eq!(world.opened(), [Kind::IdleInTransaction, Kind::LockPileup]);
+    assert_eq!(world.open(), BTreeSet::from([Kind::LockPileup]));
+    let last = world.resolved[0].evidence.last().unwrap();
+    assert_eq!(
+        last,
+        "told as lock_pileup from now on, which says more about it"
+    );
+}
+
+#[test]
+fn many_readers_in_the_way_of_one_writer_are_one_pile_up() {
+    let mut world = World::new();
+    for pid in 1..6 {
+        world.backend(active(pid, "SELECT ?", START - 100.0 - f64::from(pid)));
+        world
+            .postgres
+            .locks
+            .push(relation(pid, "RowShareLock", None));
+    }
+    for pid in 10..14 {
+        world.backend(active(pid, "SELECT ?", START - 20.0));
+        let request = relation(pid, "ExclusiveLock", Some(START - 20.0 + f64::from(pid)));
+        world.postgres.locks.push(request);
+    }
+    world.looks(10);
+    assert_eq!(world.opened(), [Kind::LockPileup]);
+    assert_eq!(
+        world.incident(Kind::LockPileup).subject["pid"],
+        5,
+        "the oldest"
+    );
+    // The oldest ends; it is the same pile-up, under the name of the next.
+    world.postgres.locks.retain(|lock| lock.pid != Some(5));
+    world.looks(5);
+    assert_eq!(world.open(), BTreeSet::from([Kind::LockPileup]));
 }
 
 #[test]

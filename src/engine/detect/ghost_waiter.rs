@@ -41,7 +41,7 @@ impl Pooled {
                 continue;
             }
             let identity = scene.identity(backend.pid);
-            let pooler = match scene.context.servers.find(backend) {
+            let pooler = match scene.context().servers.find(backend) {
                 Match::Found(pooled) => Some(pooled.look.report.pooler.clone()),
                 _ => self.seen.remove(&identity),
             };
@@ -85,7 +85,7 @@ pub fn check(scene: &Scene<'_>, pooled: &Pooled, watch: &Watch) -> Vec<Suspicion
         let key = scene.identity(backend.pid);
         if !waiting.contains(&backend.pid)
             && watch.is_open(&key)
-            && matches!(scene.context.servers.find(backend), Match::None)
+            && matches!(scene.context().servers.find(backend), Match::None)
         {
             suspicions.push(Suspicion {
                 key,
@@ -101,7 +101,7 @@ pub fn check(scene: &Scene<'_>, pooled: &Pooled, watch: &Watch) -> Vec<Suspicion
 fn suspicion(scene: &Scene<'_>, pooled: &Pooled, waiter: &Waiter<'_>) -> Option<Suspicion> {
     let backend = scene.backend(waiter.node.pid)?;
     backend.backend_start?;
-    if !matches!(scene.context.servers.find(backend), Match::None) {
+    if !matches!(scene.context().servers.find(backend), Match::None) {
         return None;
     }
     let key = scene.identity(backend.pid);

@@ -45,7 +45,7 @@ pub fn check(scene: &Scene<'_>) -> Vec<Cycle> {
     roots.flat_map(|root| cycles_behind(scene, root)).collect()
 }
 
-fn cycles_behind<'a>(scene: &'a Scene<'a>, root: &'a RootBlocker) -> Vec<Cycle> {
+fn cycles_behind<'a>(scene: &Scene<'a>, root: &'a RootBlocker) -> Vec<Cycle> {
     let Some(holder) = root.pid.and_then(|pid| scene.backend(pid)) else {
         return Vec::new();
     };
@@ -180,7 +180,7 @@ impl Evidence {
 /// Where a session's client is. Behind a pooler the address is the pooler's and
 /// says nothing: there the linked client counts, where clients were read.
 fn client_of(scene: &Scene<'_>, backend: &Backend) -> Option<String> {
-    match scene.context.servers.find(backend) {
+    match scene.context().servers.find(backend) {
         Match::Found(pooled) => {
             let client = pooled.linked_client()?;
             Some(format!(
@@ -189,7 +189,7 @@ fn client_of(scene: &Scene<'_>, backend: &Backend) -> Option<String> {
             ))
         }
         Match::Ambiguous => None,
-        Match::None if scene.context.coverage(backend).pooler_address => None,
+        Match::None if scene.context().coverage(backend).pooler_address => None,
         Match::None => Some(match &backend.client {
             Some(client) => client.clone(),
             // Over a unix socket, when the session may be seen at all.

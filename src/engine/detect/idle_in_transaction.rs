@@ -37,7 +37,7 @@ pub fn check(
         );
         backend.backend_start?;
         let idle = scene.age(backend.state_change)?;
-        let root = scene.roots.iter().find(|r| r.pid == Some(backend.pid));
+        let root = scene.root(backend.pid);
         let waiters = root.map_or_else(Vec::new, |root| scene.behind(root));
         // Before that it was not idle in their way.
         let waited = longest(&waiters).min(idle);

@@ -63,7 +63,7 @@ fn suspicion(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<Suspicion> {
 /// Root blockers with the same sessions right behind them are one pile-up: a
 /// writer waits for every reader. It keeps the name it is known by, else that of
 /// the oldest transaction.
-fn piles<'a>(scene: &'a Scene<'a>, told: &Told, watch: &Watch) -> Vec<Pile<'a>> {
+fn piles<'a>(scene: &Scene<'a>, told: &Told, watch: &Watch) -> Vec<Pile<'a>> {
     let mut piles: BTreeMap<Vec<i32>, Pile<'a>> = BTreeMap::new();
     for root in scene.roots.iter().filter(|root| !root.tree.is_empty()) {
         let mut direct: Vec<i32> = root.tree.iter().map(|node| node.pid).collect();
@@ -86,7 +86,7 @@ fn piles<'a>(scene: &'a Scene<'a>, told: &Told, watch: &Watch) -> Vec<Pile<'a>> 
     piles.into_values().collect()
 }
 
-fn pile<'a>(scene: &'a Scene<'a>, root: &'a RootBlocker, told: &Told) -> Pile<'a> {
+fn pile<'a>(scene: &Scene<'a>, root: &'a RootBlocker, told: &Told) -> Pile<'a> {
     let (elsewhere, waiters): (Vec<_>, Vec<_>) = scene
         .behind(root)
         .into_iter()

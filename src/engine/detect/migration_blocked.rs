@@ -109,7 +109,7 @@ fn suspicion(scene: &Scene<'_>, told: &Told, migration: &Migration<'_>) -> (Susp
 /// Root blockers that hold a lock of a schema change which others wait for. A
 /// concurrent index build that goes on is left out: what waits for it is a
 /// schema change itself.
-fn holders<'a>(scene: &'a Scene<'a>) -> BTreeMap<i32, Migration<'a>> {
+fn holders<'a>(scene: &Scene<'a>) -> BTreeMap<i32, Migration<'a>> {
     let roots = scene.roots.iter();
     let found = roots.filter_map(|root| {
         let pid = root.pid?;
@@ -137,7 +137,7 @@ fn holders<'a>(scene: &'a Scene<'a>) -> BTreeMap<i32, Migration<'a>> {
 }
 
 /// Waiters whose request is one of a schema change.
-fn waiters<'a>(scene: &'a Scene<'a>) -> BTreeMap<i32, Migration<'a>> {
+fn waiters<'a>(scene: &Scene<'a>) -> BTreeMap<i32, Migration<'a>> {
     let mut found: BTreeMap<i32, Migration<'a>> = BTreeMap::new();
     for root in scene.roots {
         let waiters = scene.behind(root);
@@ -278,7 +278,7 @@ fn account(scene: &Scene<'_>, migration: &Migration<'_>) -> Account {
     }
 }
 
-fn in_the_way<'a>(scene: &'a Scene<'a>, pid: i32) -> impl Iterator<Item = &'a RootBlocker> {
+fn in_the_way<'a>(scene: &Scene<'a>, pid: i32) -> impl Iterator<Item = &'a RootBlocker> {
     let roots = scene.roots.iter();
     roots.filter(move |root| scene.behind(root).iter().any(|w| w.node.pid == pid))
 }

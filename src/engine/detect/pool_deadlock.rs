@@ -121,7 +121,7 @@ fn all_wait(
     let rows = look.report.servers.iter();
     for row in rows.filter(|row| row.database == pool.database && row.user == pool.user) {
         let backend = scene.backend(row.remote_pid)?;
-        let Match::Found(pooled) = scene.context.servers.find(backend) else {
+        let Match::Found(pooled) = scene.context().servers.find(backend) else {
             return None;
         };
         if pooled.server.ptr != row.ptr || pooled.look.report.pooler != look.report.pooler {

@@ -2,6 +2,7 @@
 //! waits see it: the root blockers with the trees behind them, the sessions by
 //! pid, and the words for both.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::engine::incident::Kind;
@@ -26,8 +27,10 @@ pub struct Scene<'a> {
     pub clock: UnixSeconds,
     pub roots: &'a [RootBlocker],
     pub advisory: &'a [AdvisoryLock],
-    pub context: Context<'a>,
+    /// Built when it is first asked for: most looks show no wait.
+    context: OnceCell<Context<'a>>,
     backends: HashMap<i32, &'a Backend>,
+    roots_by_pid: HashMap<i32, &'a RootBlocker>,
     /// Keys of advisory locks that are held for long on purpose.
     allowed: BTreeSet<&'a str>,
 }
@@ -86,14 +89,28 @@ impl<'a> Scene<'a> {
             clock: clock.unwrap_or(looks.at),
             roots,
             advisory,
-            context: Context::of(looks),
+            context: OnceCell::new(),
             backends: report.backends.iter().map(|b| (b.pid, b)).collect(),
+            roots_by_pid: roots
+                .iter()
+                .filter_map(|root| Some((root.pid?, root)))
+                .collect(),
             allowed: advisory
                 .iter()
                 .filter(|lock| lock.allowed)
                 .map(|lock| lock.key.as_str())
                 .collect(),
         }
+    }
+
+    /// The pooled servers, and what is known of poolers' addresses.
+    pub fn context(&self) -> &Context<'a> {
+        self.context.get_or_init(|| Context::of(self.looks))
+    }
+
+    /// The root blocker with this pid.
+    pub fn root(&self, pid: i32) -> Option<&'a RootBlocker> {
+        self.roots_by_pid.get(&pid).copied()
     }
 
     pub fn backend(&self, pid: i32) -> Option<&'a Backend> {

@@ -6,6 +6,8 @@
 //! blocked migration, a pile-up, an idle or a prepared transaction. A later one
 //! gives way only to what is being told, never to what is merely suspected.
 
+use std::collections::BTreeSet;
+
 use super::ghost_waiter::{self, Pooled};
 use super::pool_saturation::Pools;
 use super::scene::{Scene, Told};
@@ -172,7 +174,9 @@ impl LockWaits {
         if !scene.detect.ghost_waiter.enabled {
             return;
         }
-        self.pooled.remember(scene);
+        if !scene.roots.is_empty() {
+            self.pooled.remember(scene);
+        }
         let suspicions = ghost_waiter::check(scene, &self.pooled, &self.ghost_waiter);
         let seen = ghost_waiter::can_tell(scene);
         self.ghost_waiter
@@ -191,15 +195,13 @@ fn tell_orphans(scene: &Scene<'_>, orphans: &[Finding], told: &mut Told) {
             .subject
             .get("key")
             .and_then(serde_json::Value::as_str);
-        let root = scene
-            .roots
-            .iter()
-            .find(|root| pid.is_some() && root.pid.map(i64::from) == pid);
+        let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+        let root = pid.and_then(|pid| scene.root(pid));
         let (Some(root), Some(key)) = (root, key) else {
             continue;
         };
         let waiters = scene.behind(root);
-        let mut behind: std::collections::BTreeSet<i32> = std::collections::BTreeSet::new();
+        let mut behind: BTreeSet<i32> = BTreeSet::new();
         for waiter in &waiters {
             let wanted = &waiter.node.waits_for;
             let direct = waiter.level == 1 && wanted.locktype == "advisory" && wanted.object == key;
