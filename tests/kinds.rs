@@ -611,6 +611,23 @@ fn a_cycle_through_the_application_is_told_with_its_confidence() {
 }
 
 #[test]
+fn followers_on_purpose_do_not_hide_a_cycle() {
+    let mut world = cycle();
+    let settings = Settings {
+        targets: vec!["main".into()],
+        advisory_locks: vec![NamedLock {
+            key: LockKey::Big(7),
+            name: "leader".into(),
+            allow: true,
+        }],
+        ..Settings::default()
+    };
+    world.engine = Engine::new(settings);
+    world.looks(20);
+    assert_eq!(world.opened(), [Kind::HiddenDeadlock]);
+}
+
+#[test]
 fn without_evidence_no_cycle_is_claimed() {
     type Change = fn(&mut World);
     let changes: [(&str, Change); 7] = [
@@ -834,6 +851,7 @@ fn many_readers_in_the_way_of_one_writer_are_one_pile_up() {
     // The oldest ends; it is the same pile-up, under the name of the next.
     world.postgres.locks.retain(|lock| lock.pid != Some(5));
     world.looks(5);
+    assert_eq!(world.opened(), [Kind::LockPileup]);
     assert_eq!(world.open(), BTreeSet::from([Kind::LockPileup]));
 }
 

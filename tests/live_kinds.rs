@@ -325,9 +325,11 @@ async fn pool_deadlock(play: &mut Play) {
     let keeper = play.stage.client("work", "keeper").await;
     keeper.simple_query("BEGIN").await.unwrap();
     let staged = Instant::now();
+    // Theirs ends with the statement: nothing is left on their servers.
+    let wait = "SELECT pg_advisory_xact_lock(7)";
     let mut waiters = Vec::new();
     for _ in 1..POOL_SIZE {
-        waiters.push(run(play.stage.client("work", "waiter").await, lock));
+        waiters.push(run(play.stage.client("work", "waiter").await, wait));
         seconds(0.2).await;
     }
     let release = run(taker, "SELECT pg_advisory_unlock(7)");
@@ -346,10 +348,7 @@ async fn pool_deadlock(play: &mut Play) {
         detected,
         mended.elapsed(),
     );
-    // The waiters leave the lock on their servers in turn.
-    play.stage.pooler.console("RECONNECT work").await.unwrap();
     ended(waiters).await;
-    play.stage.pooler.console("RECONNECT work").await.unwrap();
 }
 
 async fn ghost_waiter(play: &mut Play) {
@@ -463,12 +462,14 @@ async fn what_is_normal_opens_nothing() {
     let rows = "INSERT INTO t SELECT n, n FROM generate_series(1001, 100000) n";
     play.stage.postgres.execute("app", rows).await.unwrap();
 
-    // Two in a short queue, for longer than any threshold of a pile-up.
-    let slow = play.direct().await;
+    // Two in a short queue behind a statement that runs on and on, for longer
+    // than any threshold of a pile-up.
     let update = "UPDATE t SET n = n + 1 WHERE id = 1";
-    let sql = format!("BEGIN; {update}");
-    slow.batch_execute(&sql).await.unwrap();
-    let mut tasks = vec![play.waiting(update).await, play.waiting(update).await];
+    let long = play
+        .waiting(&format!("BEGIN; {update}; SELECT pg_sleep(600)"))
+        .await;
+    seconds(0.3).await;
+    let mut tasks = vec![long, play.waiting(update).await, play.waiting(update).await];
 
     // Leaders: one idle with its lock, one in a transaction, and one whose
     // followers wait for it because they were told to.
@@ -526,7 +527,9 @@ async fn what_is_normal_opens_nothing() {
     }
     assert_eq!(told, Vec::<String>::new());
 
-    slow.batch_execute("COMMIT").await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' \
+               AND pid <> pg_backend_pid()";
+    play.stage.postgres.execute("postgres", end).await.unwrap();
     play.stage.pooler.console("RESUME work").await.unwrap();
     ended(tasks).await;
     ended(before_pause).await;

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use super::scene::{Scene, Waiter, cancel, fields, terminate};
+use super::scene::{Scene, Waiter, all_behind, cancel, fields, terminate};
 use super::watch::{Account, Stance, Suspicion};
 use crate::engine::incident::Kind;
 use crate::engine::locks::RootBlocker;
@@ -56,7 +56,8 @@ fn cycles_behind<'a>(scene: &Scene<'a>, root: &'a RootBlocker) -> Vec<Cycle> {
     if !idle {
         return Vec::new();
     }
-    let waiters = scene.behind(root);
+    // A leader's followers wait on purpose; a cycle through them is one still.
+    let waiters = all_behind(root);
     let all: BTreeSet<i32> = waiters.iter().map(|waiter| waiter.node.pid).collect();
     let cycles = waiters.iter().filter_map(|waiter| {
         let chain = chain(&waiters, waiter);
@@ -102,7 +103,7 @@ fn closes_in_the_application(scene: &Scene<'_>, holder: &Backend, chain: &[Waite
         let holds_advisory = scene
             .advisory
             .iter()
-            .any(|lock| lock.pid == Some(holder.pid) && !lock.allowed);
+            .any(|lock| lock.pid == Some(holder.pid));
         return for_transaction && holds_advisory;
     }
     (for_transaction || for_table) && last.node.waits_for.locktype == "advisory"

@@ -76,6 +76,8 @@ fn account(
     } else {
         format!(", and {waiting} wait for its locks")
     };
+    let application = backend.application.as_deref().filter(|a| !a.is_empty());
+    let whose = application.map_or_else(String::new, |a| format!(" ({})", words::name(a)));
     let mut evidence = Vec::new();
     evidence.extend(scene.profile(pid));
     if backend.has_written {
@@ -114,11 +116,8 @@ fn account(
             "waiters": waiters.len(),
         })),
         summary: format!(
-            "backend {pid} of {} ({}) has been idle in an open transaction for {}{behind}",
+            "backend {pid} of {}{whose} has been idle in an open transaction for {}{behind}",
             scene.target,
-            words::application(&words::name(
-                backend.application.as_deref().unwrap_or_default()
-            )),
             words::duration(idle),
         ),
         evidence,

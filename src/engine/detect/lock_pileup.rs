@@ -15,25 +15,37 @@ use crate::engine::incident::Kind;
 use crate::engine::locks::{AdvisoryLock, RootBlocker, Verdict};
 use crate::engine::words;
 
-/// A root blocker with the waiters behind it that no other kind tells of.
+/// A pile-up, with the identities of those in the way.
+#[derive(Debug)]
+pub struct PileUp {
+    pub suspicion: Suspicion,
+    pub blockers: Vec<String>,
+}
+
+/// Root blockers, and the waiters behind them that no other kind tells of.
 #[derive(Debug)]
 struct Pile<'a> {
+    /// The one with the oldest transaction.
     root: &'a RootBlocker,
     key: String,
+    blockers: Vec<String>,
     waiters: Vec<Waiter<'a>>,
-    /// The kind that tells of all its waiters, or of most of them.
+    /// The kind that tells of the others.
     elsewhere: Option<Kind>,
-    /// Others that hold the same lock with the same sessions behind them.
-    others: usize,
 }
 
 /// The pile-ups of one look.
-pub fn check(scene: &Scene<'_>, told: &Told, watch: &Watch) -> Vec<Suspicion> {
+pub fn check(scene: &Scene<'_>, told: &Told, watch: &Watch) -> Vec<PileUp> {
     let piles = piles(scene, told, watch);
-    piles
-        .into_iter()
-        .filter_map(|pile| suspicion(scene, &pile))
-        .collect()
+    let suspected = piles.into_iter().filter_map(|pile| {
+        let suspicion = suspicion(scene, &pile)?;
+        let blockers = pile.blockers;
+        Some(PileUp {
+            suspicion,
+            blockers,
+        })
+    });
+    suspected.collect()
 }
 
 fn suspicion(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<Suspicion> {
@@ -60,45 +72,59 @@ fn suspicion(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<Suspicion> {
     })
 }
 
-/// Root blockers with the same sessions right behind them are one pile-up: a
-/// writer waits for every reader. It keeps the name it is known by, else that of
-/// the oldest transaction.
+/// Root blockers with the same sessions behind them are one pile-up: a writer
+/// waits for every reader.
 fn piles<'a>(scene: &Scene<'a>, told: &Told, watch: &Watch) -> Vec<Pile<'a>> {
-    let mut piles: BTreeMap<Vec<i32>, Pile<'a>> = BTreeMap::new();
-    for root in scene.roots.iter().filter(|root| !root.tree.is_empty()) {
-        let mut direct: Vec<i32> = root.tree.iter().map(|node| node.pid).collect();
-        direct.sort_unstable();
-        let pile = pile(scene, root, told);
-        let Some(same) = piles.get_mut(&direct) else {
-            piles.insert(direct, pile);
-            continue;
-        };
-        let rank = |pile: &Pile<'_>| {
-            let age = pile.root.transaction_seconds.unwrap_or(0.0);
-            (watch.knows(&pile.key), age)
-        };
-        let others = same.others + 1;
-        if rank(&pile) > rank(same) {
-            *same = pile;
+    // A tree may be cut; its first waiter and the counts are those of the whole.
+    let mut alike: BTreeMap<(i32, u32, u32), Vec<&'a RootBlocker>> = BTreeMap::new();
+    for root in scene.roots {
+        if let Some(first) = root.tree.first() {
+            let behind = (first.pid, root.waiters, root.direct_waiters);
+            alike.entry(behind).or_default().push(root);
         }
-        same.others = others;
     }
-    piles.into_values().collect()
+    alike
+        .into_iter()
+        .filter_map(|((first, ..), roots)| pile(scene, first, &roots, told, watch))
+        .collect()
 }
 
-fn pile<'a>(scene: &Scene<'a>, root: &'a RootBlocker, told: &Told) -> Pile<'a> {
+fn pile<'a>(
+    scene: &Scene<'a>,
+    first: i32,
+    roots: &[&'a RootBlocker],
+    told: &Told,
+    watch: &Watch,
+) -> Option<Pile<'a>> {
+    let age = |root: &RootBlocker| root.transaction_seconds.unwrap_or(0.0);
+    let oldest = roots.iter().copied();
+    let root = oldest.max_by(|a, b| age(a).total_cmp(&age(b)))?;
+    let blockers: Vec<String> = roots.iter().map(|root| scene.root_identity(root)).collect();
     let (elsewhere, waiters): (Vec<_>, Vec<_>) = scene
         .behind(root)
         .into_iter()
         .partition(|waiter| told.of_waiter(waiter.node.pid).is_some());
-    Pile {
-        key: scene.root_identity(root),
+    Some(Pile {
+        root,
+        key: key(scene, first, &blockers, watch),
+        blockers,
+        waiters,
         elsewhere: elsewhere
             .first()
             .and_then(|waiter| told.of_waiter(waiter.node.pid)),
-        root,
-        waiters,
-        others: 0,
+    })
+}
+
+/// A pile-up keeps the name it has. One behind a single session is called by
+/// that, as its waiters give up and come again; one behind several by its first
+/// waiter, as those in the way come and go.
+fn key(scene: &Scene<'_>, first: i32, blockers: &[String], watch: &Watch) -> String {
+    let by_waiter = format!("before {}", scene.identity(first));
+    let mut known = blockers.iter().filter(|blocker| watch.knows(blocker));
+    match (known.next(), blockers) {
+        (Some(known), _) => known.clone(),
+        (None, [only]) if !watch.knows(&by_waiter) => only.clone(),
+        _ => by_waiter,
     }
 }
 
@@ -161,8 +187,9 @@ fn account(
             lock.verdict.as_str(),
         ));
     }
-    if pile.others > 0 {
-        let others = words::plural(pile.others as f64, "other session");
+    if pile.blockers.len() > 1 {
+        let others = pile.blockers.len() - 1;
+        let others = words::plural(others as f64, "other session");
         evidence.push(format!("in the way as well: {others}"));
     }
     if let Some(kind) = pile.elsewhere {

@@ -28,8 +28,6 @@ pub struct Saturation {
     enabled: bool,
     wait: f64,
     watch: Watch,
-    /// Poolers that have answered lately.
-    newest: UnixSeconds,
 }
 
 impl Saturation {
@@ -44,7 +42,6 @@ impl Saturation {
             enabled,
             wait,
             watch: Watch::new(Kind::PoolSaturation).patient(hold, resolve_after),
-            newest: f64::NEG_INFINITY,
         }
     }
 
@@ -60,7 +57,6 @@ impl Saturation {
         if !self.enabled {
             return;
         }
-        self.newest = self.newest.max(t);
         let own = format!("{}\u{1f}", report.pooler);
         let suspicions = report.pools.iter().filter_map(|pool| {
             let mut suspicion = check(t, report, pool, server, self.wait)?;

@@ -146,15 +146,9 @@ impl<'a> Scene<'a> {
     /// Everybody in the tree behind a root, nearest first. A wait for a lock
     /// that is held for long on purpose is none; those behind it are.
     pub fn behind(&self, root: &'a RootBlocker) -> Vec<Waiter<'a>> {
-        let mut open: Vec<Waiter<'a>> = below(&root.tree, None, 1).collect();
-        let mut next = 0;
-        while let Some(waiter) = open.get(next).copied() {
-            let node = waiter.node;
-            open.extend(below(&node.tree, Some(node.pid), waiter.level + 1));
-            next += 1;
-        }
-        open.retain(|waiter| !self.is_allowed(waiter.node));
-        open
+        let mut waiters = all_behind(root);
+        waiters.retain(|waiter| !self.is_allowed(waiter.node));
+        waiters
     }
 
     /// Whether some wait may be one on purpose.
@@ -217,6 +211,17 @@ impl<'a> Scene<'a> {
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| format!("backend {pid}: {}", parts.join(", ")))
     }
+}
+
+/// Everybody in the tree behind a root, nearest first, whatever they wait for.
+pub fn all_behind(root: &RootBlocker) -> Vec<Waiter<'_>> {
+    let mut open: Vec<Waiter<'_>> = below(&root.tree, None, 1).collect();
+    let mut next = 0;
+    while let Some(Waiter { node, level, .. }) = open.get(next).copied() {
+        open.extend(below(&node.tree, Some(node.pid), level + 1));
+        next += 1;
+    }
+    open
 }
 
 fn below(tree: &[WaitNode], before: Option<i32>, level: u32) -> impl Iterator<Item = Waiter<'_>> {

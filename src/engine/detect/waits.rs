@@ -58,8 +58,8 @@ impl LockWaits {
         self.pool_deadlocks(scene, &mut told);
         self.cycles(scene, &mut told);
         self.migrations(scene, &mut told);
-        self.pile_ups(scene, &told);
-        self.held_transactions(scene, &told);
+        let piled_up = self.pile_ups(scene, &told);
+        self.held_transactions(scene, &told, &piled_up);
         self.ghosts(scene);
     }
 
@@ -144,19 +144,24 @@ impl LockWaits {
         }
     }
 
-    fn pile_ups(&mut self, scene: &Scene<'_>, told: &Told) {
+    /// Gives the identities of those in the way of a pile-up that is told.
+    fn pile_ups(&mut self, scene: &Scene<'_>, told: &Told) -> BTreeSet<String> {
         if !scene.detect.lock_pileup.enabled {
-            return;
+            return BTreeSet::new();
         }
-        let suspicions = lock_pileup::check(scene, told, &self.lock_pileup);
+        let found = lock_pileup::check(scene, told, &self.lock_pileup);
+        let suspicions = found.iter().map(|pile| pile.suspicion.clone()).collect();
         let whole = !scene.report.truncated;
         self.lock_pileup
             .settle(looked(scene), suspicions, |_| whole);
+        let told = found
+            .into_iter()
+            .filter(|pile| self.lock_pileup.is_open(&pile.suspicion.key));
+        told.flat_map(|pile| pile.blockers).collect()
     }
 
-    fn held_transactions(&mut self, scene: &Scene<'_>, told: &Told) {
-        let pile_up = &self.lock_pileup;
-        let piled_up = |root: &RootBlocker| pile_up.is_open(&scene.root_identity(root));
+    fn held_transactions(&mut self, scene: &Scene<'_>, told: &Told, piled_up: &BTreeSet<String>) {
+        let piled_up = |root: &RootBlocker| piled_up.contains(&scene.root_identity(root));
         let whole = !scene.report.truncated;
         if scene.detect.idle_in_transaction.enabled {
             let suspicions = idle_in_transaction::check(scene, told, piled_up);

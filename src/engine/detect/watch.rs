@@ -261,8 +261,11 @@ mod tests {
         }
     }
 
+    /// The time of a look, what is suspected, and whether it could show it.
+    type Look<'a> = (f64, &'a [(&'a str, Stance)], bool);
+
     /// Which keys are told after each of the looks.
-    fn told(watch: &mut Watch, looks: &[(f64, &[(&str, Stance)], bool)]) -> Vec<String> {
+    fn told(watch: &mut Watch, looks: &[Look<'_>]) -> Vec<String> {
         let mut told = Vec::new();
         for (at, seen, shown) in looks {
             let seen = seen.iter().map(|(key, stance)| suspicion(key, *stance));
