@@ -15,6 +15,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod stats;
 mod target;
+pub mod traffic;
 pub mod words;
 
 use std::collections::BTreeMap;
@@ -23,11 +24,12 @@ use std::sync::Arc;
 pub use settings::Settings;
 pub use snapshot::Snapshot;
 
-use crate::sample::{Report, Sample, UnixSeconds};
+use crate::sample::{Report, Sample, TrafficReport, UnixSeconds};
 use incident::{Effect, Incident, Kind};
 use ledger::Ledger;
 use restored::Restored;
 use target::{Findings, Target};
+use traffic::Traffic;
 
 /// Targets that samples may bring in without being configured, as a replayed
 /// capture does. More than anybody watches with one daemon.
@@ -40,6 +42,7 @@ pub struct Engine {
     targets: BTreeMap<String, Target>,
     ledger: Ledger,
     restored: Restored,
+    traffic: Traffic,
     at: UnixSeconds,
 }
 
@@ -52,6 +55,7 @@ impl Engine {
             .map(|name| (name.clone(), Target::new(name, &settings)))
             .collect();
         Self {
+            traffic: Traffic::new(&settings.services),
             settings,
             targets,
             ledger: Ledger::default(),
@@ -72,11 +76,14 @@ impl Engine {
             Report::Postgres(report) => {
                 let name = report.target.clone();
                 let open = self.ledger.is_open(&name, Kind::ConnectionAvalanche);
-                let Some(target) = self.target(&name) else {
+                if self.target(&name).is_none() {
+                    return Vec::new();
+                }
+                let Some(target) = self.targets.get_mut(&name) else {
                     return Vec::new();
                 };
                 let good = report.error.is_none();
-                let findings = target.postgres(t, report, open);
+                let findings = target.postgres(t, report, open, &mut self.traffic);
                 self.settle(&name, findings, t, good)
             }
             Report::Pgbouncer(report) => {
@@ -87,9 +94,24 @@ impl Engine {
                 let findings = target.pgbouncer(t, report);
                 self.settle(&name, findings, t, false)
             }
-            // Completed requests are not evidence yet.
-            Report::Traffic(_) => Vec::new(),
+            Report::Traffic(report) => self.traffic(t, &report),
         }
+    }
+
+    fn traffic(&mut self, t: UnixSeconds, report: &TrafficReport) -> Vec<Effect> {
+        self.traffic.apply(t, report);
+        let mut effects = Vec::new();
+        for (name, target) in &mut self.targets {
+            if self.traffic.tie(&report.service, name).is_none()
+                || !self.ledger.is_open(name, Kind::ConnectionAvalanche)
+            {
+                continue;
+            }
+            if let Some(Findings { kinds, findings }) = target.traffic(t, &self.traffic) {
+                effects.extend(self.ledger.settle(name, kinds, findings, t));
+            }
+        }
+        effects
     }
 
     /// `good`: the server itself was seen, not only a pooler of it.

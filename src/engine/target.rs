@@ -17,6 +17,7 @@ use super::locks::advisory::{AdvisoryLocks, Looks};
 use super::locks::pooled::PoolerLook;
 use super::locks::{AdvisoryLock, LockView, RootBlocker, graph};
 use super::snapshot::{PoolerView, TargetView};
+use super::traffic::Traffic;
 use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
 
 /// A look at a pooler older than this says nothing about now. Longer than the
@@ -87,7 +88,13 @@ impl Target {
     }
 
     /// A look at the server, or word that it failed.
-    pub fn postgres(&mut self, t: UnixSeconds, report: PostgresReport, open: bool) -> Findings {
+    pub fn postgres(
+        &mut self,
+        t: UnixSeconds,
+        report: PostgresReport,
+        open: bool,
+        traffic: &mut Traffic,
+    ) -> Findings {
         if report.error.is_some() {
             self.view.fresh = false;
             return Findings {
@@ -103,6 +110,7 @@ impl Target {
         self.graph = graph::build(&report, server_clock.unwrap_or(t));
         self.judge_locks(t);
         self.judge_waits(t);
+        self.tie(t, traffic);
         let input = AvalancheInput {
             t,
             report: &report,
@@ -112,13 +120,31 @@ impl Target {
         let mut findings = self.orphans.clone();
         findings.extend(self.waits.findings());
         findings.extend(self.saturation.findings());
-        findings.extend(self.avalanche.observe(&input));
+        let avalanche = self.avalanche.observe(&input);
+        findings.extend(self.avalanche.revise(t, traffic).or(avalanche));
         findings.extend(self.headroom.observe(t, &report));
         self.view.band = self.avalanche.band();
         self.view.routes = sessions_by_route(&report, &self.name, &self.services);
         Findings {
             kinds: &Kind::ALL,
             findings,
+        }
+    }
+
+    /// Traffic came in: what it changes in an open incident.
+    pub fn traffic(&mut self, t: UnixSeconds, traffic: &Traffic) -> Option<Findings> {
+        let finding = self.avalanche.revise(t, traffic)?;
+        Some(Findings {
+            kinds: &[Kind::ConnectionAvalanche],
+            findings: vec![finding],
+        })
+    }
+
+    /// Notes which services have sessions here.
+    fn tie(&self, t: UnixSeconds, traffic: &mut Traffic) {
+        for group in &self.view.report.groups {
+            let service = self.services.of(&self.name, group.application.as_deref());
+            traffic.see(t, &self.name, service);
         }
     }
 

@@ -9,6 +9,8 @@
 //! others, the parts that grew stand for the extra.
 
 use super::confidence::{LEAST, Standing, confidence};
+use super::endpoints::Evidence;
+use super::endpoints::flow::Flow;
 use super::growth::Growth;
 use super::parts::{Part, PartId};
 use super::window::{History, Means};
@@ -18,17 +20,17 @@ use crate::engine::incident::Attribution;
 pub const NAMED: f64 = 0.8;
 
 /// Candidates told of.
-const SHOWN: usize = 5;
+pub(super) const SHOWN: usize = 5;
 
 /// Shares below this are not worth a line.
-const LEAST_SHARE: f64 = 0.02;
+pub(super) const LEAST_SHARE: f64 = 0.02;
 
 /// Extra sessions in the database below which there is nothing to explain there.
 const LEAST_EXTRA: f64 = 1.0;
 
 /// Above this part of the extra sessions waiting for a lock, the lock is the
 /// story, not the routes that queue for it.
-const LOCK_PART: f64 = 0.4;
+pub(super) const LOCK_PART: f64 = 0.4;
 
 /// Above this part, growth that all routes share is the story.
 const SURGE_PART: f64 = 0.35;
@@ -65,6 +67,8 @@ pub enum Verdict {
     },
     /// All routes rose together.
     BroadGrowth,
+    /// All routes got slower together.
+    SlowerForAll,
     /// Several candidates, none far enough ahead.
     NoClearLead,
 }
@@ -73,9 +77,23 @@ pub enum Verdict {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidate {
     pub attribution: Attribution,
-    /// Mean sessions before the onset and since.
+    /// Mean sessions before the onset and since; or requests at a time, where
+    /// the basis is not the sessions' tags.
     pub before: f64,
     pub now: f64,
+    /// What its figures rest on.
+    pub basis: Basis,
+    /// Its requests before the onset and since, where the application tells.
+    pub flow: Option<(Flow, Flow)>,
+}
+
+/// What a candidate's figures rest on, strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// Route tags on the sampled sessions.
+    Tags,
+    /// What the application tells of its requests.
+    Requests(Evidence),
 }
 
 /// The account of a rise.
@@ -270,6 +288,8 @@ fn candidates(
             },
             before: riser.before,
             now: riser.now,
+            basis: Basis::Tags,
+            flow: None,
         });
     }
     candidates

@@ -6,7 +6,9 @@
 //! answer; accusing the wrong route is not.
 
 pub mod attribution;
+pub mod combined;
 pub mod confidence;
+pub mod endpoints;
 pub mod growth;
 pub mod parts;
 pub mod routes;

@@ -8,18 +8,24 @@
 //! one of everybody coming back, is one too.
 
 mod account;
+mod past;
 
 use serde_json::json;
+
+use past::Past;
 
 use super::onset::{Alarm, OnsetDetector, State};
 use crate::engine::correlate::Services;
 use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
+use crate::engine::correlate::combined::combine;
+use crate::engine::correlate::endpoints::weigh;
 use crate::engine::correlate::sessions::{in_use, tells_of_use};
 use crate::engine::correlate::window::{History, Means, Since};
 use crate::engine::incident::{Cause, Finding, Incident, Kind};
 use crate::engine::restored;
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Band;
+use crate::engine::traffic::Traffic;
 use crate::engine::words;
 use crate::sample::{PostgresReport, UnixSeconds};
 
@@ -32,6 +38,10 @@ const RESTART_NEWS: f64 = 900.0;
 
 /// The peak was reached when this part of the rise to it was.
 const PEAK_PART: f64 = 0.9;
+
+/// Reports of traffic come many a second; what they change is looked at this
+/// often, in seconds.
+const REVISE_EVERY: f64 = 0.5;
 
 /// New peaks kept; each is at least 2 % above the last, so 200 of them are a
 /// rise by a factor of fifty.
@@ -57,6 +67,7 @@ pub struct Avalanche {
     services: Services,
     detector: OnsetDetector,
     history: History,
+    past: Past,
     started_at: Option<UnixSeconds>,
     /// When the server was started again while it was watched.
     restarted_at: Option<UnixSeconds>,
@@ -81,7 +92,18 @@ struct Episode {
     /// The mix of sessions before the onset; it does not change any more.
     before: Means,
     since: Since,
+    /// What the sessions' tags say.
+    tags: Explanation,
+    /// All evidence together.
     explanation: Explanation,
+    alarm: Alarm,
+    band: Band,
+    /// Sessions in use or waiting at the newest tick.
+    sessions: f64,
+    /// The newest tick that was not calm.
+    until: UnixSeconds,
+    /// When the applications' figures were last weighed.
+    weighed_at: UnixSeconds,
 }
 
 /// What an account of the incident is written from.
@@ -107,6 +129,7 @@ impl Avalanche {
             services: Services::new(&settings.services),
             detector: OnsetDetector::new(tuning.into()),
             history: History::default(),
+            past: Past::default(),
             started_at: None,
             restarted_at: None,
             episode: None,
@@ -159,11 +182,14 @@ impl Avalanche {
             &self.target,
             &self.services,
         );
+        self.past.sessions.push(input.t, y);
         self.last = match (reading.state, reading.band) {
             (State::Alarm(alarm), Some(band)) => Some(self.follow(input.t, y, alarm, band)),
             _ => {
-                self.episode = None;
                 self.inherited = None;
+                if let Some(episode) = self.episode.take() {
+                    self.past.set_apart(episode.alarm.onset_at, input.t);
+                }
                 None
             }
         };
@@ -193,16 +219,53 @@ impl Avalanche {
         if !alarm.calm {
             episode.extend(&self.history);
             self.history.set_apart(alarm.onset_at);
+            episode.until = t;
         }
         episode.climb.record(t, y);
+        (episode.alarm, episode.band, episode.sessions) = (alarm, band, y);
+        let finding = self.finding(&episode);
+        self.episode = Some(episode);
+        finding
+    }
+
+    /// Weighs what the applications tell of their requests, which may have come
+    /// late. The finding as it is then; `None` without an incident, or when it
+    /// was weighed at this moment already.
+    pub fn revise(&mut self, t: UnixSeconds, traffic: &Traffic) -> Option<Finding> {
+        self.last.as_ref()?;
+        let mut episode = self.episode.take()?;
+        if t - episode.weighed_at >= REVISE_EVERY {
+            episode.weighed_at = t;
+            let now = if episode.alarm.calm { episode.until } else { t };
+            let windows = self.past.windows(episode.alarm.onset_at, now);
+            // When the baseline is forgotten the last word stays.
+            if !windows.baseline.is_empty() {
+                let weighing = weigh(traffic, &self.target, &self.past.sessions, &windows);
+                episode.explanation = combine(
+                    episode.tags.clone(),
+                    &self.history,
+                    &episode.before,
+                    &episode.since.means(),
+                    &weighing,
+                );
+            }
+        }
+        let finding = self.finding(&episode);
+        self.episode = Some(episode);
+        self.last = Some(finding.clone());
+        Some(finding)
+    }
+
+    fn finding(&self, episode: &Episode) -> Finding {
+        let onset_at = episode.alarm.onset_at;
         let restarted = self
             .restarted_at
-            .map(|restarted_at| alarm.onset_at - restarted_at)
+            .map(|restarted_at| onset_at - restarted_at)
             .filter(|seconds| (0.0..RESTART_NEWS).contains(seconds));
         let situation = Situation {
-            alarm,
-            band,
-            now: y,
+            alarm: episode.alarm,
+            band: episode.band,
+            now: episode.sessions,
             climb: &episode.climb,
             explanation: &episode.explanation,
             restarted,
@@ -220,7 +283,6 @@ impl Avalanche {
                 }
             }
         }
-        self.episode = Some(episode);
         finding
     }
 }
@@ -233,17 +295,27 @@ impl Episode {
         if let Some(inherited) = inherited {
             climb.record(inherited.opened_at, inherited.peak);
         }
+        let tags = explain(history, &before, &since.means());
         Self {
             climb,
-            explanation: explain(history, &before, &since.means()),
+            explanation: tags.clone(),
+            tags,
             before,
             since,
+            alarm,
+            band,
+            sessions: 0.0,
+            until: alarm.onset_at,
+            weighed_at: f64::NEG_INFINITY,
         }
     }
 
     fn extend(&mut self, history: &History) {
         history.extend(&mut self.since);
-        self.explanation = explain(history, &self.before, &self.since.means());
+        self.tags = explain(history, &self.before, &self.since.means());
+        if self.weighed_at == f64::NEG_INFINITY {
+            self.explanation = self.tags.clone();
+        }
     }
 }
 

@@ -26,17 +26,36 @@ pub fn sigma_about(centre: f64, values: impl Iterator<Item = f64>) -> f64 {
 /// The smallest value below or at which half of all weight lies. `sorted` holds
 /// (value, weight) in order of value; weights must not be negative.
 pub fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
-    let half = sorted.clone().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    weighted_quantile(sorted, 0.5)
+}
+
+/// The same for any part of the weight, 0 to 1.
+pub fn weighted_quantile(
+    sorted: impl Iterator<Item = (f64, f64)> + Clone,
+    part: f64,
+) -> Option<f64> {
+    let mark = sorted.clone().map(|(_, weight)| weight).sum::<f64>() * part;
     let mut below = 0.0;
     let mut last = None;
     for (value, weight) in sorted {
         below += weight;
         last = Some(value);
-        if below >= half && weight > 0.0 {
+        if below >= mark && weight > 0.0 {
             break;
         }
     }
     last
+}
+
+/// The standard deviation; 0 of fewer than two.
+pub fn deviation(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.0;
+    }
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let square: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (square / (n - 1.0)).sqrt()
 }
 
 #[cfg(test)]

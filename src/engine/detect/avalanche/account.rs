@@ -2,7 +2,8 @@
 //! it, and the statements to run next, gentlest first.
 
 use super::Situation;
-use crate::engine::correlate::attribution::{Candidate, Explanation, Verdict};
+use crate::engine::correlate::attribution::{Basis, Candidate, Explanation, Verdict};
+use crate::engine::correlate::endpoints::Evidence;
 use crate::engine::words;
 
 /// `main went from 4 to 43 sessions in use or waiting in 12 s; …`
@@ -11,7 +12,7 @@ pub fn summary(target: &str, situation: &Situation<'_>) -> String {
     let because = match (&explanation.verdict, explanation.candidates.first()) {
         (Verdict::Endpoint, Some(first)) => {
             let attribution = &first.attribution;
-            let of_what = if explanation.waiting >= 1.0 {
+            let of_what = if first.basis == Basis::Tags && explanation.waiting >= 1.0 {
                 "of the extra sessions in the database"
             } else {
                 "of it"
@@ -31,6 +32,7 @@ pub fn summary(target: &str, situation: &Situation<'_>) -> String {
             words::application(&words::name(application)),
         ),
         (Verdict::BroadGrowth, _) => "all routes rose together".to_owned(),
+        (Verdict::SlowerForAll, _) => "all routes got slower together".to_owned(),
         (Verdict::OnlyWaiting, _) => "the rise is in the poolers' queues".to_owned(),
         _ => "no single route explains it".to_owned(),
     };
@@ -83,14 +85,55 @@ pub fn evidence(situation: &Situation<'_>) -> Vec<String> {
 }
 
 fn candidate(candidate: &Candidate) -> String {
+    match candidate.basis {
+        Basis::Tags => tagged(candidate),
+        Basis::Requests(evidence) => requested(candidate, evidence),
+    }
+}
+
+/// What the application tells of its requests.
+fn requested(candidate: &Candidate, evidence: Evidence) -> String {
+    let attribution = &candidate.attribution;
+    let by = match evidence {
+        Evidence::DatabaseTime => "time in the database, by its traces",
+        Evidence::InFlight => "running requests, by the application's own gauge",
+        Evidence::Completed => "requests that have ended",
+    };
+    format!(
+        "{} of {}: {} at a time before the onset, {} since, {} of the extra sessions ({by}){}",
+        words::name(&attribution.route),
+        words::name(&attribution.service),
+        words::plural(candidate.before, "request"),
+        words::mean(candidate.now),
+        words::percent(attribution.share),
+        flow(candidate),
+    )
+}
+
+/// `; 0.2/s of 10 s each before, 4/s of 10.1 s since`, where both are known.
+fn flow(candidate: &Candidate) -> String {
+    match candidate.flow {
+        Some((before, since)) if since.rate > 0.0 => format!(
+            "; {}/s of {} each before, {}/s of {} since",
+            words::mean(before.rate),
+            words::duration(before.hold),
+            words::mean(since.rate),
+            words::duration(since.hold),
+        ),
+        _ => String::new(),
+    }
+}
+
+fn tagged(candidate: &Candidate) -> String {
     let attribution = &candidate.attribution;
     format!(
-        "{} of {}: {} before the onset, {} since, {} of the extra sessions in the database",
+        "{} of {}: {} before the onset, {} since, {} of the extra sessions in the database{}",
         words::name(&attribution.route),
         words::name(&attribution.service),
         words::plural(candidate.before, "session"),
         words::mean(candidate.now),
         words::percent(attribution.share),
+        flow(candidate),
     )
 }
 
@@ -120,6 +163,8 @@ fn looked_at(explanation: &Explanation) -> Vec<String> {
              slower database"
                 .to_owned(),
         ),
+        Verdict::SlowerForAll => sentences
+            .push("no route is named: the requests of all routes got slower together".to_owned()),
         Verdict::NoClearLead => {
             sentences.push("no route is named: none is far enough ahead of the others".to_owned())
         }
@@ -149,7 +194,7 @@ fn looked_at(explanation: &Explanation) -> Vec<String> {
 /// Statements to run in psql.
 pub fn actions(explanation: &Explanation) -> Vec<String> {
     match (&explanation.verdict, explanation.candidates.first()) {
-        (Verdict::Endpoint, Some(first)) => {
+        (Verdict::Endpoint, Some(first)) if first.basis == Basis::Tags => {
             let condition = tagged_with(&first.attribution.route);
             vec![
                 format!(

@@ -1,0 +1,160 @@
+//! How sure it is that an endpoint is the right name, by what the applications
+//! tell.
+//!
+//! The weights are set by hand and *not yet calibrated*. They are meant to be
+//! too careful: a name needs a part of its own that is most of the rise, a clear
+//! lead and something new, and each of the three alone can keep it back.
+
+use super::super::confidence::{LEAST, MOST};
+
+/// Below this part of the rise nobody is named.
+const LEAST_SHARE: f64 = 0.5;
+
+/// Below this lead over the second nobody is named.
+const LEAST_MARGIN: f64 = 0.5;
+
+/// Below this part of its concurrency that is its own rise nobody is named.
+const LEAST_NOVELTY: f64 = 0.5;
+
+/// Nobody is named for what may be noise: deviations.
+const LEAST_Z: f64 = 3.0;
+
+/// What an endpoint that fails one of these has at most.
+const UNCLEAR: f64 = 0.6;
+
+/// What is known of one endpoint. Parts are of the rise, 0 to 1 where not said
+/// otherwise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// Own part over the rise; more than 1 when it rose more than the sessions.
+    pub share: f64,
+    /// Lead over the best other as a part of the larger: −1 to 1.
+    pub margin: f64,
+    /// Own part over all of its concurrency.
+    pub novelty: f64,
+    /// Own part over the noise to be expected.
+    pub z: f64,
+    /// Everybody's traffic rose.
+    pub surge: f64,
+    /// Everybody got slower.
+    pub slow: f64,
+    /// Part of the extra sessions in the database that wait for a lock.
+    pub lock_waits: f64,
+    /// Part of the extra sessions in the database that are of other services.
+    pub others: f64,
+}
+
+/// Between [`LEAST`] and [`MOST`].
+pub fn confidence(standing: &Standing) -> f64 {
+    let part = |value: f64| value.clamp(0.0, 1.0);
+    let share = standing.share.max(0.0);
+    // Too much is as odd as too little: `ln 1 = 0`.
+    let odd = share.max(1e-3).ln().abs().min(3.0);
+    let weak = (-standing.z.max(0.0) / 4.0).exp();
+    let odds = -2.6
+        + 3.5 * part(share) * (1.5 / share.max(1.5))
+        + 3.5 * standing.margin.clamp(-1.0, 1.0)
+        + 1.5 * part(standing.novelty)
+        - 2.5 * odd
+        - 3.0 * weak
+        - 3.0 * part(standing.surge)
+        - 2.0 * part(standing.slow)
+        - 4.0 * part(standing.lock_waits)
+        - 4.0 * part(standing.others);
+    let probability = 1.0 / (1.0 + (-odds).exp());
+    if !probability.is_finite() {
+        return LEAST;
+    }
+    let most = if is_clear(standing) { MOST } else { UNCLEAR };
+    probability.clamp(LEAST, most)
+}
+
+/// Enough to be named at all, however good the rest.
+fn is_clear(standing: &Standing) -> bool {
+    standing.share >= LEAST_SHARE
+        && standing.margin >= LEAST_MARGIN
+        && standing.novelty >= LEAST_NOVELTY
+        && standing.z >= LEAST_Z
+        && standing.surge + standing.slow < standing.share
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CLEAR: Standing = Standing {
+        share: 0.9,
+        margin: 0.9,
+        novelty: 0.9,
+        z: 12.0,
+        surge: 0.0,
+        slow: 0.0,
+        lock_waits: 0.0,
+        others: 0.0,
+    };
+
+    #[test]
+    fn only_a_clear_case_is_named() {
+        assert!(confidence(&CLEAR) > 0.9, "{}", confidence(&CLEAR));
+        for unclear in [
+            Standing {
+                share: 0.45,
+                ..CLEAR
+            },
+            Standing {
+                share: 3.0,
+                ..CLEAR
+            },
+            Standing {
+                margin: 0.4,
+                ..CLEAR
+            },
+            Standing {
+                novelty: 0.4,
+                ..CLEAR
+            },
+            Standing { z: 2.0, ..CLEAR },
+            Standing {
+                surge: 0.95,
+                ..CLEAR
+            },
+            Standing {
+                slow: 0.95,
+                ..CLEAR
+            },
+            Standing {
+                lock_waits: 0.9,
+                ..CLEAR
+            },
+            Standing {
+                others: 0.8,
+                ..CLEAR
+            },
+        ] {
+            let found = confidence(&unclear);
+            assert!(found < 0.8, "{found} {unclear:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_bounded_and_falls_with_every_other_story(
+            share in 0.0..3.0f64, margin in -1.0..1.0f64, novelty in 0.0..1.0f64, z in 0.0..50.0f64,
+            more in 0.0..0.5f64,
+        ) {
+            let base = Standing { share, margin, novelty, z, ..CLEAR };
+            let at = confidence(&base);
+            prop_assert!((LEAST..=MOST).contains(&at));
+            for worse in [
+                Standing { surge: more, ..base },
+                Standing { slow: more, ..base },
+                Standing { lock_waits: more, ..base },
+                Standing { others: more, ..base },
+                Standing { margin: margin - more, ..base },
+            ] {
+                prop_assert!(confidence(&worse) <= at);
+            }
+        }
+    }
+}
