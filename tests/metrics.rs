@@ -12,14 +12,16 @@ use serde_json::Value;
 use snowpit::engine::Snapshot;
 use snowpit::engine::incident::{Attribution, Cause, Incident, Kind, Severity};
 use snowpit::engine::locks::{AdvisoryLock, LockView, RootBlocker, Verdict, WaitsByType};
+use snowpit::engine::settings::Service;
 use snowpit::engine::snapshot::{Band, PoolerView, RouteSessions, TargetView};
+use snowpit::engine::traffic::{Traffic, TrafficView};
 use snowpit::expose::metrics::{EngineTicks, LABEL_CHARS, table};
 use snowpit::expose::web::{WebState, serve};
 use snowpit::observe::PollError;
 use snowpit::observe::health::Health;
 use snowpit::sample::{
     Backend, FailureReason, Group, LockCount, PgbouncerReport, Pool, PoolDatabase, PoolStats,
-    PoolerConfig, PostgresReport, Server,
+    PoolerConfig, PostgresReport, RouteTraffic, Server, TrafficReport, TrafficVia,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -276,8 +278,37 @@ fn full() -> Snapshot {
         open: vec![incident(Kind::ConnectionAvalanche, 1990.0, None)],
         resolved: vec![incident(Kind::OrphanedAdvisoryLock, 1500.0, Some(1600.0))],
         incidents_total: BTreeMap::from([(("main".into(), Kind::ConnectionAvalanche), 3)]),
+        traffic: Arc::new(traffic()),
         ..Snapshot::default()
     }
+}
+
+/// Two ways tell of one service, of more routes than are shown.
+fn traffic() -> TrafficView {
+    let mut traffic = Traffic::new(&[Service {
+        name: "registry".into(),
+        targets: vec!["main".into()],
+        applications: Vec::new(),
+    }]);
+    for via in [TrafficVia::Scrape, TrafficVia::OtlpSpans] {
+        let routes = (0..600).map(|i| RouteTraffic {
+            route: format!("GET /r{i}"),
+            requests: f64::from(i + 1),
+            duration_seconds: f64::from(i + 1) * 0.5,
+            in_flight: (i == 7).then_some(40.0),
+            ..RouteTraffic::default()
+        });
+        let report = TrafficReport {
+            service: "registry".into(),
+            via: Some(via),
+            until: Some(2000.0),
+            interval: 10.0,
+            routes: routes.collect(),
+        };
+        traffic.apply(2000.0, &report);
+    }
+    traffic.refresh(2000.0, ["main".to_owned()].iter());
+    TrafficView::clone(&traffic.shown())
 }
 
 async fn full_site() -> Site {
@@ -569,6 +600,73 @@ async fn what_is_exported_is_what_is_documented() {
             metric.name.ends_with("_total")
         );
     }
+}
+
+#[tokio::test]
+async fn routes_are_listed_bounded_and_filtered() {
+    let site = full_site().await;
+    let (status, body) = site.json("/api/v1/routes").await;
+    assert_eq!(status, StatusCode::OK);
+    let routes = body["routes"].as_array().unwrap();
+    assert_eq!((routes.len(), body["left_out"].as_u64()), (500, Some(100)));
+    // The gauge of a route is its concurrency; the others come by rate × duration.
+    let first = &routes[0];
+    assert_eq!(first["route"], "GET /r7");
+    assert_eq!(first["concurrency"], 40.0);
+    assert_eq!(
+        first["sources"].as_array().unwrap().len(),
+        2,
+        "side by side, never added up"
+    );
+    let scraped = &first["sources"][0];
+    assert_eq!(scraped["source"], "scrape");
+    assert!(
+        (scraped["requests_per_second"].as_f64().unwrap() - 0.8).abs() < 1e-3,
+        "{scraped}"
+    );
+    assert!(
+        (scraped["hold_seconds"].as_f64().unwrap() - 0.5).abs() < 1e-3,
+        "{scraped}"
+    );
+    assert_eq!(first["targets"][0]["target"], "main");
+
+    for (query, expected) in [
+        ("?service=registry&limit=3", 3),
+        ("?service=nobody", 0),
+        ("?target=main&source=otlp_spans", 500),
+        ("?source=otlp_metrics", 0),
+    ] {
+        let (status, body) = site.json(&format!("/api/v1/routes{query}")).await;
+        assert_eq!(status, StatusCode::OK, "{query}");
+        assert_eq!(
+            body["routes"].as_array().unwrap().len(),
+            expected,
+            "{query}"
+        );
+    }
+    for query in [
+        "?limit=0",
+        "?source=rumour",
+        "?target=nowhere",
+        "?servce=x",
+        "?limit=1&limit=2",
+    ] {
+        let (status, body) = site.json(&format!("/api/v1/routes{query}")).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
+        assert!(body["error"].as_str().unwrap().len() > 10, "{body}");
+    }
+
+    let metrics = site.text().await;
+    let of = |name: &str| {
+        metrics
+            .lines()
+            .filter(|line| line.starts_with(&format!("{name}{{")))
+            .count()
+    };
+    assert_eq!(of("snowpit_route_requests_total"), 101);
+    assert_eq!(of("snowpit_route_hold_seconds"), 100);
+    let other = r#"snowpit_route_requests_total{service="other",route="other"}"#;
+    assert_eq!(value(&metrics, other), Some(125_250.0), "1 + 2 + … + 500");
 }
 
 #[tokio::test]

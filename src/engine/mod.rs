@@ -100,6 +100,7 @@ impl Engine {
 
     fn traffic(&mut self, t: UnixSeconds, report: &TrafficReport) -> Vec<Effect> {
         self.traffic.apply(t, report);
+        self.traffic.refresh(t, self.targets.keys());
         let mut effects = Vec::new();
         for (name, target) in &mut self.targets {
             if self.traffic.tie(&report.service, name).is_none()
@@ -178,6 +179,8 @@ impl Engine {
             open: self.ledger.open(),
             resolved: self.ledger.resolved(),
             incidents_total: self.ledger.totals().clone(),
+            traffic: self.traffic.shown(),
+            refused_points: self.traffic.refused().clone(),
             clients_wanted: targets
                 .flat_map(|(_, target)| target.clients_wanted().cloned())
                 .collect(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::incident::{Incident, Kind};
 use crate::engine::locks::LockView;
+use crate::engine::traffic::{RefusedPoints, TrafficView};
 use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
 
 /// The state of the engine after a sample.
@@ -20,6 +21,10 @@ pub struct Snapshot {
     pub resolved: Vec<Arc<Incident>>,
     /// Incidents ever opened by (target, kind).
     pub incidents_total: BTreeMap<(String, Kind), u64>,
+    /// What the applications tell of their routes.
+    pub traffic: Arc<TrafficView>,
+    /// Points of traffic that the engine refused.
+    pub refused_points: RefusedPoints,
     /// Poolers whose `SHOW CLIENTS` a lock verdict needs at the next poll.
     pub clients_wanted: BTreeSet<String>,
 }

@@ -51,6 +51,10 @@ const MAX_APPLICATIONS: usize = 1_000;
 /// An application unseen for this long, in seconds, ties nothing any more.
 const APPLICATION_GONE: f64 = 3_600.0;
 
+/// Seconds between two makings of what is shown: it takes a millisecond at
+/// thousands of routes, and a minute's means do not move in a second.
+const SHOW_EVERY: f64 = 1.0;
+
 /// Why something was refused, as the label `reason`.
 pub mod reason {
     pub const LATE: &str = "late";
@@ -80,8 +84,9 @@ pub struct Traffic {
     /// Services by their sessions: target, name, last seen.
     seen: BTreeMap<String, BTreeMap<String, UnixSeconds>>,
     refused: RefusedPoints,
-    view: Arc<TrafficView>,
-    /// Something came since the view was made.
+    shown: Arc<TrafficView>,
+    shown_at: UnixSeconds,
+    /// Something came since it was made.
     stale: bool,
 }
 
@@ -202,13 +207,19 @@ impl Traffic {
         &self.refused
     }
 
-    /// What is shown; made again only when something has come.
-    pub fn view(&mut self, targets: &[&str]) -> Arc<TrafficView> {
-        if self.stale {
+    /// Makes what is shown again, when something has come and it is due.
+    pub fn refresh<'a>(&mut self, t: UnixSeconds, targets: impl Iterator<Item = &'a String>) {
+        if self.stale && (t - self.shown_at).abs() >= SHOW_EVERY {
             self.stale = false;
-            self.view = Arc::new(view::make(self, targets));
+            self.shown_at = t;
+            let targets: Vec<&str> = targets.map(String::as_str).collect();
+            self.shown = Arc::new(view::make(self, &targets));
         }
-        Arc::clone(&self.view)
+    }
+
+    /// What is shown, up to a second old.
+    pub fn shown(&self) -> Arc<TrafficView> {
+        Arc::clone(&self.shown)
     }
 }
 

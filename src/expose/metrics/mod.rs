@@ -12,6 +12,7 @@ mod locks;
 mod openmetrics;
 mod page;
 mod pools;
+mod routes;
 mod self_health;
 pub mod table;
 mod text;
@@ -39,5 +40,6 @@ pub fn engine_page(page: &mut Page, snapshot: &Snapshot, targets: &[String]) {
     for (name, pooler) in snapshot.poolers.iter().filter(|(_, pooler)| pooler.fresh) {
         pools::put(page, name, &pooler.report);
     }
+    routes::put(page, snapshot);
     incidents::put(page, snapshot, targets);
 }

@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 
 use super::page::{Buckets, Page};
 use super::table;
+use crate::engine::traffic::RefusedPoints;
 use crate::observe::health::{DurationSummary, SourceHealth};
 use crate::observe::rejections::Rejections;
 use crate::sample::FailureReason;
@@ -101,9 +102,13 @@ pub fn put_losses(page: &mut Page, losses: &[((&'static str, &'static str), u64)
     }
 }
 
-/// What came in from outside and was refused.
-pub fn put_rejections(page: &mut Page, rejections: &Rejections) {
-    for (source, reason, count) in rejections.snapshot() {
+/// What came in from outside and was refused, by the edges and by the engine.
+pub fn put_rejections(page: &mut Page, edges: &Rejections, engine: &RefusedPoints) {
+    let mut refused = engine.clone();
+    for (source, reason, count) in edges.snapshot() {
+        *refused.entry((source, reason)).or_default() += count;
+    }
+    for ((source, reason), count) in refused {
         page.put(&table::REJECTED_POINTS, [source, reason], count as f64);
     }
 }

@@ -79,6 +79,12 @@ metrics! {
     ROUTE_CONNECTIONS = Gauge "snowpit_route_connections"
         ["target", "service", "route"]
         "Sessions busy for a route, by the tags of their statements; the 100 largest";
+    ROUTE_REQUESTS = Counter "snowpit_route_requests_total"
+        ["service", "route"]
+        "Requests that ended, as the application tells; the 100 largest, the rest as other";
+    ROUTE_HOLD = Gauge "snowpit_route_hold_seconds"
+        ["target", "service", "route"]
+        "Mean duration of the requests of the last minute; the 100 largest";
     LOCKS = Gauge "snowpit_locks"
         ["target", "locktype", "mode", "granted"]
         "Rows of pg_locks";

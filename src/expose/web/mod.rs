@@ -7,6 +7,7 @@
 mod api;
 mod error;
 mod incidents;
+mod routes;
 mod serve;
 mod status;
 
@@ -77,6 +78,7 @@ pub fn router(state: WebState) -> Router {
         .route("/api/v1/incidents/{id}", get(incidents::one))
         .route("/api/v1/locks", get(api::locks))
         .route("/api/v1/advisory-locks", get(api::advisory_locks))
+        .route("/api/v1/routes", get(routes::list))
         .fallback(|| async {
             ApiError::not_found("there is nothing at this path; / lists what is")
         })
@@ -106,8 +108,13 @@ async fn metrics_page(
     metrics::put_engine(&mut page, &state.ticks);
     metrics::put_sources(&mut page, &state.health.snapshot());
     metrics::put_losses(&mut page, &state.health.losses());
-    metrics::put_rejections(&mut page, state.health.rejections());
-    metrics::engine_page(&mut page, &state.snapshot(), &state.targets);
+    let snapshot = state.snapshot();
+    metrics::put_rejections(
+        &mut page,
+        state.health.rejections(),
+        &snapshot.refused_points,
+    );
+    metrics::engine_page(&mut page, &snapshot, &state.targets);
     let body = format.encode(page).map_err(|_| {
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
