@@ -60,7 +60,7 @@ pub fn confidence(standing: &Standing) -> f64 {
         - 3.0 * part(standing.surge)
         - 2.0 * part(standing.slow)
         - 4.0 * part(standing.lock_waits)
-        - 4.0 * part(standing.others);
+        - 5.0 * part(standing.others);
     let probability = 1.0 / (1.0 + (-odds).exp());
     if !probability.is_finite() {
         return LEAST;
