@@ -10,7 +10,7 @@ mod pgbouncer;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use lock_call::LockCall;
+pub use lock_call::{LockCall, StatementCalls};
 pub use pgbouncer::{
     ClientSocket, Lists, PgbouncerReport, Pool, PoolDatabase, PoolStats, PoolerConfig, ServerSocket,
 };
@@ -139,6 +139,13 @@ pub struct PostgresReport {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub index_builds: Vec<IndexBuild>,
+    /// Calls of the statements that try for advisory locks, by
+    /// `pg_stat_statements`; read now and then, while there are any.
+    #[serde(
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub statements: Vec<StatementCalls>,
     /// Names of the databases of this server; key formulas need them.
     #[serde(
         deserialize_with = "null_as_default",

@@ -11,7 +11,9 @@ use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::Value;
 use snowpit::engine::Snapshot;
 use snowpit::engine::incident::{Attribution, Cause, Incident, Kind, Severity};
-use snowpit::engine::locks::{AdvisoryLock, LockView, RootBlocker, Verdict, WaitsByType};
+use snowpit::engine::locks::{
+    AdvisoryLock, LockView, RootBlocker, Spinners, Verdict, WaitTimes, WaitsByType,
+};
 use snowpit::engine::settings::Service;
 use snowpit::engine::snapshot::{Band, PoolerView, RouteSessions, TargetView};
 use snowpit::engine::traffic::{Traffic, TrafficView};
@@ -122,6 +124,14 @@ fn advisory(key: &str, verdict: Verdict, age_seconds: f64) -> AdvisoryLock {
     }
 }
 
+fn spinners(key: &str) -> Spinners {
+    Spinners {
+        database: "app".into(),
+        key: key.into(),
+        clients: 22,
+    }
+}
+
 fn report() -> PostgresReport {
     PostgresReport {
         target: "main".into(),
@@ -170,6 +180,12 @@ fn locks() -> LockView {
             query: some("select secret from statements"),
             waiters: 14,
             ..RootBlocker::default()
+        }],
+        spinners: vec![spinners("42424242424242")],
+        wait_times: vec![WaitTimes {
+            locktype: "transactionid".into(),
+            counts: vec![(1.0, 3), (f64::INFINITY, 1)],
+            sum_seconds: 12.5,
         }],
         advisory_locks: vec![
             advisory("42424242424242", Verdict::Orphaned, 61.0),
@@ -530,6 +546,7 @@ async fn label_sets_are_bounded_and_what_is_left_over_is_added_up() {
         advisory_locks: (0..3000)
             .map(|key| advisory(&key.to_string(), Verdict::Orphaned, f64::from(key)))
             .collect(),
+        spinners: (0..3000).map(|key| spinners(&key.to_string())).collect(),
         root_blockers: (0..100)
             .map(|number| RootBlocker {
                 application: Some(number.to_string()),

@@ -8,7 +8,7 @@ use super::reader::{Table, Text};
 use crate::engine::settings::{
     ConnectionAvalanche, ConnectionHeadroom, Detect, GhostWaiter, HiddenDeadlock,
     IdleInTransaction, LockPileup, MigrationBlocked, OrphanedAdvisoryLock, PoolDeadlock,
-    PoolSaturation, PreparedTransaction, Sensitivity,
+    PoolSaturation, PreparedTransaction, Sensitivity, TryLockSpin,
 };
 
 /// Below this a poll would still be running when the next is due, above it no
@@ -240,6 +240,7 @@ fn read_lock(table: Table<'_>) -> Lock {
 fn read_detect(table: Table<'_>) -> Detect {
     let detect = Detect {
         orphaned_advisory_lock: read_orphaned(table.child("orphaned_advisory_lock")),
+        try_lock_spin: read_spin(table.child("try_lock_spin")),
         connection_avalanche: read_avalanche(table.child("connection_avalanche")),
         connection_headroom: read_headroom(table.child("connection_headroom")),
         lock_pileup: read_pileup(table.child("lock_pileup")),
@@ -263,6 +264,16 @@ fn read_orphaned(table: Table<'_>) -> OrphanedAdvisoryLock {
     };
     table.finish();
     orphaned
+}
+
+fn read_spin(table: Table<'_>) -> TryLockSpin {
+    let default = TryLockSpin::default();
+    let spin = TryLockSpin {
+        enabled: table.boolean("enabled", default.enabled),
+        min_spinners: table.number("min_spinners", default.min_spinners, 2.0..=100_000.0),
+    };
+    table.finish();
+    spin
 }
 
 fn read_avalanche(table: Table<'_>) -> ConnectionAvalanche {

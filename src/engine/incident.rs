@@ -14,6 +14,7 @@ use crate::sample::UnixSeconds;
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     OrphanedAdvisoryLock,
+    TryLockSpin,
     ConnectionAvalanche,
     ConnectionHeadroom,
     LockPileup,
@@ -28,8 +29,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, so that a metric can say 0 for those that are not open.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::OrphanedAdvisoryLock,
+        Self::TryLockSpin,
         Self::ConnectionAvalanche,
         Self::ConnectionHeadroom,
         Self::LockPileup,
@@ -46,6 +48,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::OrphanedAdvisoryLock => "orphaned_advisory_lock",
+            Self::TryLockSpin => "try_lock_spin",
             Self::ConnectionAvalanche => "connection_avalanche",
             Self::ConnectionHeadroom => "connection_headroom",
             Self::LockPileup => "lock_pileup",
@@ -72,7 +75,8 @@ impl Kind {
             Self::ConnectionHeadroom
             | Self::GhostWaiter
             | Self::IdleInTransaction
-            | Self::PreparedTransaction => Severity::Warning,
+            | Self::PreparedTransaction
+            | Self::TryLockSpin => Severity::Warning,
         }
     }
 }

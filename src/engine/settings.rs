@@ -57,6 +57,7 @@ pub struct NamedLock {
 #[serde(default)]
 pub struct Detect {
     pub orphaned_advisory_lock: OrphanedAdvisoryLock,
+    pub try_lock_spin: TryLockSpin,
     pub connection_avalanche: ConnectionAvalanche,
     pub connection_headroom: ConnectionHeadroom,
     pub lock_pileup: LockPileup,
@@ -84,6 +85,24 @@ impl Default for OrphanedAdvisoryLock {
         Self {
             enabled: true,
             suspect_after: 60.0,
+        }
+    }
+}
+
+/// `[detect.try_lock_spin]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TryLockSpin {
+    pub enabled: bool,
+    /// Clients on one lock that make a spin.
+    pub min_spinners: f64,
+}
+
+impl Default for TryLockSpin {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_spinners: 2.0,
         }
     }
 }

@@ -14,7 +14,9 @@ use super::detect::scene::Scene;
 use super::detect::waits::LockWaits;
 use super::incident::{Finding, Incident, Kind};
 use super::locks::advisory::{AdvisoryLocks, Looks};
+use super::locks::ended::EndedWaits;
 use super::locks::pooled::PoolerLook;
+use super::locks::spin::Spins;
 use super::locks::{AdvisoryLock, LockView, RootBlocker, graph};
 use super::snapshot::{PoolerView, TargetView};
 use super::traffic::Traffic;
@@ -38,6 +40,8 @@ pub struct Target {
     poolers: BTreeMap<String, PoolerView>,
     advisory: AdvisoryLocks,
     orphans: Vec<Finding>,
+    spins: Spins,
+    ended: EndedWaits,
     avalanche: Avalanche,
     headroom: Headroom,
     waits: LockWaits,
@@ -80,6 +84,8 @@ impl Target {
                 .collect(),
             advisory: AdvisoryLocks::new(name),
             orphans: Vec::new(),
+            spins: Spins::new(name),
+            ended: EndedWaits::default(),
             avalanche: Avalanche::new(name, settings),
             headroom: Headroom::new(name, settings),
             waits: LockWaits::default(),
@@ -108,6 +114,7 @@ impl Target {
         let report = Arc::clone(&self.view.report);
         let server_clock = report.server.as_ref().and_then(|server| server.clock);
         self.graph = graph::build(&report, server_clock.unwrap_or(t));
+        self.ended.observe(&report, server_clock.unwrap_or(t));
         self.judge_locks(t);
         self.judge_waits(t);
         self.tie(t, traffic);
@@ -117,7 +124,7 @@ impl Target {
             clients_waiting: self.clients_waiting(t),
             open,
         };
-        let mut findings = self.orphans.clone();
+        let mut findings = self.lock_findings();
         findings.extend(self.waits.findings());
         findings.extend(self.saturation.findings());
         let avalanche = self.avalanche.observe(&input);
@@ -171,10 +178,14 @@ impl Target {
             };
         }
         self.judge_locks(t);
-        let mut findings = self.orphans.clone();
+        let mut findings = self.lock_findings();
         findings.extend(self.saturation.findings());
         Findings {
-            kinds: &[Kind::OrphanedAdvisoryLock, Kind::PoolSaturation],
+            kinds: &[
+                Kind::OrphanedAdvisoryLock,
+                Kind::TryLockSpin,
+                Kind::PoolSaturation,
+            ],
             findings,
         }
     }
@@ -200,17 +211,28 @@ impl Target {
         self.waits.observe(&scene, &self.orphans);
     }
 
+    /// Of the advisory locks.
+    fn lock_findings(&self) -> Vec<Finding> {
+        let mut findings = self.orphans.clone();
+        findings.extend(self.spins.findings(&self.view.locks.advisory_locks));
+        findings
+    }
+
     fn judge_locks(&mut self, now: UnixSeconds) {
-        if self.view.fresh && self.settings.detect.orphaned_advisory_lock.enabled {
+        if self.view.fresh {
             let poolers = pooler_looks(&self.poolers, now);
-            self.advisory.observe(&Looks {
+            let looks = Looks {
                 now,
                 at: self.view.at,
                 report: &self.view.report,
                 poolers: &poolers,
                 settings: &self.settings,
-            });
-            self.orphans = self.advisory.findings(&self.orphans);
+            };
+            self.spins.observe(&looks);
+            if self.settings.detect.orphaned_advisory_lock.enabled {
+                self.advisory.observe(&looks, &self.spins);
+                self.orphans = self.advisory.findings(&self.orphans);
+            }
         }
         let advisory_locks = self.advisory.views();
         self.view.locks = Arc::new(LockView {
@@ -220,6 +242,8 @@ impl Target {
             truncated: self.graph.truncated,
             chain_depth: self.graph.depth,
             waits: self.graph.waits.clone(),
+            wait_times: self.ended.views(),
+            spinners: self.spins.views(),
         });
     }
 
@@ -264,7 +288,8 @@ impl Target {
 
     /// Poolers whose clients a verdict needs.
     pub fn clients_wanted(&self) -> impl Iterator<Item = &String> {
-        self.advisory.clients_wanted().iter()
+        let wanted = self.advisory.clients_wanted().iter();
+        wanted.chain(self.spins.clients_wanted())
     }
 }
 

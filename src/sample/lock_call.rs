@@ -1,5 +1,5 @@
 //! The call of an advisory lock function, as it is read from the text of a
-//! statement before that is redacted.
+//! statement before that is redacted, and how often such statements are run.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,4 +19,13 @@ pub struct LockCall {
     /// `…_xact_…`: it ends with the transaction and cannot be left.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub transaction: bool,
+}
+
+/// A row of `pg_stat_statements`: executions since its statistics began, of all
+/// users and in all databases.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatementCalls {
+    pub query_id: i64,
+    pub calls: u64,
 }

@@ -13,6 +13,7 @@ use super::context::Context;
 use super::key::LockKey;
 use super::pooled::{Match, PoolerLook};
 use super::prepared::Prepared;
+use super::spin::Spins;
 use super::tracked::{Holder, Judgement, PollPair, Tracked};
 use super::view::{AdvisoryLock, PoolIdentity, Verdict};
 use super::words::{action, actions, evidence, subject};
@@ -25,10 +26,6 @@ const MAX_TRACKED: usize = 20_000;
 /// Findings given, those declared first. As many as the ledger opens of one
 /// kind, so that those it has open are always among them.
 const MAX_FINDINGS: usize = 100;
-
-/// The longest pause that spinning clients make between two tries, in seconds,
-/// and some: back-offs are usually capped at ten.
-const SPIN_PAUSE: f64 = 15.0;
 
 /// Follows the advisory locks of one target.
 #[derive(Debug)]
@@ -98,7 +95,7 @@ impl AdvisoryLocks {
     }
 
     /// Judges every lock by the newest looks.
-    pub fn observe(&mut self, looks: &Looks<'_>) {
+    pub fn observe(&mut self, looks: &Looks<'_>, spins: &Spins) {
         let new_poll = self.polled_at != Some(looks.at);
         if self.polled_at.is_some_and(|before| looks.at < before) {
             let all = self.tracked.values_mut();
@@ -109,7 +106,6 @@ impl AdvisoryLocks {
         let backends: HashMap<i32, &Backend> =
             looks.report.backends.iter().map(|b| (b.pid, b)).collect();
         let waiters = waiters_by_key(looks.report);
-        let spinners = spinners_by_database(looks.report);
         let prepared = Prepared::of(looks.report);
         let mut seen = HashSet::new();
         let mut veiled = HashSet::new();
@@ -119,9 +115,7 @@ impl AdvisoryLocks {
             let backend = lock.pid.and_then(|pid| backends.get(&pid).copied());
             let mut view = plain_view(lock, looks, &prepared);
             view.waiters = *waiters.get(&key_of(lock)).unwrap_or(&0);
-            let spinning = spinners.get(view.database.as_str()).into_iter().flatten();
-            let others = spinning.filter(|pid| Some(**pid) != lock.pid).count();
-            view.spinners = u32::try_from(others).unwrap_or(u32::MAX);
+            view.spinners = spins.on(&view.database, &view.key);
             let identity = LockIdentity::of(lock, backend, &prepared);
             if let Some(identity) = &identity {
                 seen.insert(identity.clone());
@@ -460,25 +454,4 @@ fn waiters_by_key(report: &PostgresReport) -> HashMap<KeyOf<'_>, u32> {
         *waiters.entry(key_of(lock)).or_insert(0) += 1;
     }
     waiters
-}
-
-/// A try-lock never waits, so a spin shows only in the text of the statements
-/// that sessions run, or ran last before the pause between two tries. The keys
-/// are redacted there: told apart by database only.
-fn spinners_by_database(report: &PostgresReport) -> BTreeMap<&str, BTreeSet<i32>> {
-    let clock = report.server.as_ref().and_then(|server| server.clock);
-    let mut spinners: BTreeMap<_, BTreeSet<i32>> = BTreeMap::new();
-    for backend in &report.backends {
-        let running = backend.state.as_deref() == Some("active");
-        let age = clock
-            .zip(backend.state_change)
-            .map(|(now, then)| now - then);
-        let lately = age.is_some_and(|age| age <= SPIN_PAUSE);
-        let query = backend.query.as_deref().unwrap_or_default();
-        if (running || lately) && query.contains("pg_try_advisory_lock") {
-            let database = backend.database.as_deref().unwrap_or_default();
-            spinners.entry(database).or_default().insert(backend.pid);
-        }
-    }
-    spinners
 }

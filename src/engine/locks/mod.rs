@@ -8,17 +8,20 @@ pub mod advisory;
 mod calls;
 pub mod catalogue;
 pub(super) mod context;
+pub mod ended;
 pub mod graph;
 pub mod key;
 mod leaver;
 mod modes;
 pub(super) mod pooled;
 mod prepared;
+pub mod spin;
 mod taking;
 mod tracked;
 pub mod view;
 mod words;
 
 pub use view::{
-    AdvisoryLock, LockObject, LockView, PoolIdentity, RootBlocker, Verdict, WaitNode, WaitsByType,
+    AdvisoryLock, LockObject, LockView, PoolIdentity, RootBlocker, Spinners, Verdict, WaitNode,
+    WaitTimes, WaitsByType,
 };

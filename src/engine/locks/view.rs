@@ -20,6 +20,12 @@ pub struct LockView {
     /// Waiters and the longest wait in seconds, by lock type.
     #[serde(skip)]
     pub waits: Vec<WaitsByType>,
+    /// How long waits took that are over, by lock type.
+    #[serde(skip)]
+    pub wait_times: Vec<WaitTimes>,
+    /// Who spins on a lock without waiting for it.
+    #[serde(skip)]
+    pub spinners: Vec<Spinners>,
 }
 
 /// Sessions that wait for one type of lock.
@@ -29,6 +35,25 @@ pub struct WaitsByType {
     pub waiters: u32,
     /// `None` when no waiter's start is known (PostgreSQL 14+ has it).
     pub longest_wait_seconds: Option<f64>,
+}
+
+/// Waits for one type of lock that are over.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct WaitTimes {
+    pub locktype: String,
+    /// Upper bounds in seconds, the last infinite, and how many ended in each
+    /// bucket alone.
+    pub counts: Vec<(f64, u64)>,
+    pub sum_seconds: f64,
+}
+
+/// Clients that ask for a held advisory lock again and again.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Spinners {
+    pub database: String,
+    pub key: String,
+    /// Behind a pooler an upper bound.
+    pub clients: u32,
 }
 
 /// A session that blocks others and waits for nobody.
@@ -146,7 +171,7 @@ pub struct AdvisoryLock {
     pub age_seconds: f64,
     /// Sessions blocked on it.
     pub waiters: u32,
-    /// Sessions whose statement is a try-lock call on this database.
+    /// Clients that lately tried for it in vain; behind a pooler an upper bound.
     pub spinners: u32,
     pub pooler: Option<String>,
     pub pool: Option<PoolIdentity>,

@@ -94,10 +94,8 @@ pub(super) fn evidence(view: &AdvisoryLock) -> Vec<String> {
         evidence.push(format!("blocked on it: {waiters}"));
     }
     if view.spinners > 0 {
-        let spinners = plural(f64::from(view.spinners), "other session");
-        evidence.push(format!(
-            "calling a try-lock function in this database: {spinners}"
-        ));
+        let spinners = plural(f64::from(view.spinners), "client");
+        evidence.push(format!("trying for it in vain, at most: {spinners}"));
     }
     evidence
 }

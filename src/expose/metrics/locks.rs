@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::page::{Page, clip, largest};
+use super::page::{Buckets, Page, clip, largest};
 use super::{OTHER, UNKNOWN, table};
-use crate::engine::locks::{AdvisoryLock, LockView, RootBlocker, Verdict};
+use crate::engine::locks::{AdvisoryLock, LockView, RootBlocker, Spinners, Verdict};
 use crate::sample::LockCount;
 
 /// Root blockers are few by nature; ten are more than a person looks at.
@@ -27,6 +27,14 @@ pub(super) fn put(page: &mut Page, target: &str, locks: &LockView) {
         page.put(&table::LOCK_WAITERS, labels, f64::from(wait.waiters));
         page.put_some(&table::LOCK_LONGEST_WAIT, labels, wait.longest_wait_seconds);
     }
+    for times in &locks.wait_times {
+        let labels = [target, times.locktype.as_str()];
+        let buckets = Buckets {
+            counts: times.counts.clone(),
+            sum: times.sum_seconds,
+        };
+        page.put_histogram(&table::LOCK_WAIT, labels, buckets);
+    }
     let roots = locks.root_blockers.len() as f64;
     page.put(&table::LOCK_ROOT_BLOCKERS, [target], roots);
     let depth = f64::from(locks.chain_depth);
@@ -34,7 +42,7 @@ pub(super) fn put(page: &mut Page, target: &str, locks: &LockView) {
     put_roots(page, target, &locks.root_blockers);
     put_verdicts(page, target, &locks.advisory_locks);
     put_ages(page, target, &locks.advisory_locks);
-    put_spinners(page, target, &locks.advisory_locks);
+    put_spinners(page, target, &locks.spinners);
 }
 
 /// The rows of the whole lock table.
@@ -113,14 +121,12 @@ fn put_ages(page: &mut Page, target: &str, locks: &[AdvisoryLock]) {
     }
 }
 
-fn put_spinners(page: &mut Page, target: &str, locks: &[AdvisoryLock]) {
-    let mut spinners = BTreeMap::new();
-    for lock in locks.iter().filter(|lock| lock.spinners > 0) {
-        let key = [clip(&lock.database), clip(&lock.key)];
-        // Several holders of one key (shared mode) see the same spinners.
-        spinners.insert(key, f64::from(lock.spinners));
-    }
-    for ([database, key], count) in largest(spinners, MAX_ADVISORY).0 {
+fn put_spinners(page: &mut Page, target: &str, spinners: &[Spinners]) {
+    let counts = spinners.iter().map(|on| {
+        let key = [clip(&on.database), clip(&on.key)];
+        (key, f64::from(on.clients))
+    });
+    for ([database, key], count) in largest(counts.collect(), MAX_ADVISORY).0 {
         page.put(&table::TRY_LOCK_SPINNERS, [target, &database, &key], count);
     }
 }

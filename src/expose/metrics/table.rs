@@ -94,6 +94,9 @@ metrics! {
     LOCK_LONGEST_WAIT = Gauge "snowpit_lock_longest_wait_seconds"
         ["target", "locktype"]
         "The longest wait for a lock that still goes on";
+    LOCK_WAIT = Histogram "snowpit_lock_wait_seconds"
+        ["target", "locktype"]
+        "Waits for a lock that a poll saw and that are over; those shorter than the interval are a sample";
     LOCK_ROOT_BLOCKERS = Gauge "snowpit_lock_root_blockers"
         ["target"]
         "Sessions that block others and wait for nobody";
@@ -111,7 +114,7 @@ metrics! {
         "For how long an advisory lock that is not known to be owned has been held at least; the 100 oldest";
     TRY_LOCK_SPINNERS = Gauge "snowpit_try_lock_spinners"
         ["target", "database", "key"]
-        "Sessions whose statement is a try-lock call while this lock is held; the 100 largest";
+        "Clients that tried for this held lock in vain in the last 15 s, behind a pooler an upper bound; the 100 largest";
     POOL_CLIENTS = Gauge "snowpit_pool_clients"
         ["pooler", "database", "user", "state"]
         "Client connections of a pool; the 100 largest pools, the rest as other";

@@ -15,6 +15,7 @@ pub mod queues;
 pub mod relations;
 pub mod server;
 pub mod session;
+pub mod statements;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,7 +26,9 @@ use tokio_postgres::{Error, Row};
 use crate::config::{Dsn, PostgresConfig};
 use crate::observe::poll::READ_TIMEOUT;
 use crate::observe::{PollError, Source, failure};
-use crate::sample::{Blocking, FailureReason, PostgresReport, Report, UnixSeconds};
+use crate::sample::{
+    Backend, Blocking, FailureReason, PostgresReport, Report, StatementCalls, UnixSeconds,
+};
 
 use activity::Activity;
 use database::Names;
@@ -33,6 +36,7 @@ use index_builds::Build;
 use locks::LockTable;
 use relations::Relations;
 use session::Session;
+use statements::Statements;
 
 /// Names change when somebody creates or renames a database or a role.
 const NAMES_EVERY: Duration = Duration::from_secs(60);
@@ -55,6 +59,7 @@ pub struct PostgresSource {
     names: Names,
     names_read: Option<Instant>,
     relations: Relations,
+    statements: Statements,
     looks: u64,
 }
 
@@ -67,6 +72,7 @@ impl PostgresSource {
             names: Names::default(),
             names_read: None,
             relations: Relations::new(Instant::now()),
+            statements: Statements::default(),
             looks: 0,
         }
     }
@@ -110,6 +116,8 @@ impl PostgresSource {
         let locks_truncated = locks.truncated;
         let lock_counts = locks.counts.clone();
         let (groups, backends) = activity.named(names);
+        let statements = self.count_calls(session, &backends).await?;
+        let names = &self.names;
         Ok(PostgresReport {
             target: self.name.clone(),
             error: None,
@@ -127,6 +135,7 @@ impl PostgresSource {
                 .into_iter()
                 .map(|build| build.named(names, &self.relations, own))
                 .collect(),
+            statements,
             databases: names.listed.clone(),
             sees_all_sessions: names.sees_all_sessions,
         })
@@ -240,6 +249,29 @@ impl PostgresSource {
                 Ok(())
             }
             Ok(()) => Ok(()),
+        }
+    }
+
+    /// How often lock calls are made; not to know is no failure.
+    async fn count_calls(
+        &mut self,
+        session: &Session,
+        backends: &[Backend],
+    ) -> Result<Vec<StatementCalls>, PollError> {
+        let read = self
+            .statements
+            .read(&session.client, backends, Instant::now())
+            .await;
+        match read {
+            Err(error) if session.is_closed() => {
+                let doing = "reading pg_stat_statements";
+                Err(failure::asking(error, &self.dsn, doing))
+            }
+            Err(error) => {
+                tracing::debug!(target = self.name, "calls are not counted: {error}");
+                Ok(Vec::new())
+            }
+            Ok(statements) => Ok(statements),
         }
     }
 
