@@ -2,8 +2,11 @@
 //!
 //! A key names candidates, never a certainty: small constants collide between
 //! products. Formulas that need the database's name are computed for the
-//! database in which the lock is held. Tools that hash a job's own id (GoodJob,
-//! Que, River, Oban) cannot be told from their key and are not listed.
+//! database in which the lock is held, and take the tool's default names of
+//! schema and table. Tools that hash a job's own id (GoodJob, Que, River, Oban,
+//! pg-boss) or a name that the application chose (django-pglocks,
+//! with_advisory_lock, Ecto) cannot be told from their key and are not listed:
+//! `[[advisory_lock]]` in the configuration names such a key.
 
 use super::key::LockKey;
 
@@ -19,10 +22,12 @@ const FLYWAY_MAGIC: i64 = 77_431_708_279_161;
 const PG_REPACK_CLASS: i32 = 16_185_446;
 
 /// Keys that are the same in every database.
-const FIXED: [(i64, &str); 11] = [
+const FIXED: [(i64, &str); 12] = [
     (42_424_242_424_242, "mcp-context-forge bootstrap"),
     (72_707_369, "Prisma Migrate"),
+    // crc32("goose"), and before that crc64("goose") with the ECMA polynomial.
     (4_097_083_626, "goose migrations"),
+    (5_887_940_537_704_921_958, "goose migrations"),
     (2_686_470_616, "Atlas (atlas_migrate_execute)"),
     (361_947_982, "Atlas (atlas_migrate_diff)"),
     (7_241_865_325_823_964, "node-pg-migrate"),
@@ -92,6 +97,50 @@ fn flyway(schema: &str, table: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each from the text that its tool hashes, by a second implementation of
+    /// the hash, bit by bit.
+    #[test]
+    fn fixed_keys_are_the_hashes_that_their_tools_say() {
+        let named = |key: i64| candidates("app", LockKey::Big(key));
+        assert_eq!(
+            named(i64::from(crc32_by_bits("goose"))),
+            ["goose migrations"]
+        );
+        assert_eq!(named(crc64_by_bits("goose")), ["goose migrations"]);
+        for name in ["atlas_migrate_execute", "atlas_migrate_diff"] {
+            assert_eq!(named(i64::from(fnv1(name))), [format!("Atlas ({name})")]);
+        }
+        let flyway = b"Flyway".iter().zip([40, 32, 24, 16, 8, 0]);
+        let magic: i64 = flyway.map(|(byte, shift)| i64::from(*byte) << shift).sum();
+        assert_eq!(magic, FLYWAY_MAGIC);
+        for text in ["app", "", "Überweisung", "a b"] {
+            assert_eq!(crc32(text), crc32_by_bits(text));
+        }
+    }
+
+    fn crc32_by_bits(text: &str) -> u32 {
+        !text.bytes().fold(!0_u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xEDB8_8320 * (crc & 1))
+            })
+        })
+    }
+
+    fn crc64_by_bits(text: &str) -> i64 {
+        let crc = text.bytes().fold(!0_u64, |crc, byte| {
+            (0..8).fold(crc ^ u64::from(byte), |crc, _| {
+                (crc >> 1) ^ (0xC96C_5795_D787_0F42_u64.wrapping_mul(crc & 1))
+            })
+        });
+        (!crc).cast_signed()
+    }
+
+    fn fnv1(text: &str) -> u32 {
+        text.bytes().fold(2_166_136_261, |hash: u32, byte| {
+            hash.wrapping_mul(16_777_619) ^ u32::from(byte)
+        })
+    }
 
     #[test]
     fn fixed_keys_are_named() {

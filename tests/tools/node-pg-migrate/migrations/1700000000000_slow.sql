@@ -1,0 +1,2 @@
+-- Up Migration
+SELECT pg_sleep(60);
