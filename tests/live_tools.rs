@@ -60,7 +60,11 @@ async fn locked_by(command: impl FnOnce(u16) -> Command) -> AdvisoryLock {
         "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
          WHERE l.locktype = 'advisory' AND granted AND a.datname = '{DATABASE}'"
     );
-    let eyes = stage.postgres.connect("postgres", "postgres").await.unwrap();
+    let eyes = stage
+        .postgres
+        .connect("postgres", "postgres")
+        .await
+        .unwrap();
     let held: i64 = eyes.query_one(&held, &[]).await.unwrap().get(0);
     assert_eq!(held, 1, "the tool holds this lock and no other");
     tool.kill().await.unwrap();
@@ -99,7 +103,10 @@ async fn node_pg_migrate() {
             .arg("--migrations-dir")
             .arg(tools().join("node-pg-migrate/migrations"))
             .current_dir(installed)
-            .env("DATABASE_URL", format!("postgres://app@127.0.0.1:{port}/{DATABASE}"));
+            .env(
+                "DATABASE_URL",
+                format!("postgres://app@127.0.0.1:{port}/{DATABASE}"),
+            );
         node
     })
     .await;

@@ -4,8 +4,10 @@
 //! second apart, and once or twice more while something is still undecided.
 
 mod render;
+mod screen;
+mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::watch::channel;
 
 use super::complain;
 use crate::config::{Config, ConfigErrors};
@@ -47,6 +49,7 @@ Examples:
   snowpit locks
   snowpit locks --config /etc/snowpit/snowpit.toml --json
   snowpit locks --dsn postgresql://snowpit@db.internal/postgres
+  snowpit locks --watch
 
 Exit status: 0; 1 when an advisory lock is orphaned, when somebody has waited for
 a lock for over 5 seconds, or when no server could be looked at; 2 when the
@@ -62,6 +65,10 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Look again every second: in place on a terminal until q is pressed, one
+    /// after the other elsewhere
+    #[arg(long)]
+    pub(super) watch: bool,
 }
 
 /// What `--json` prints.
@@ -92,24 +99,36 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
              from an owned one; [[pgbouncer]] in a configuration file names them",
         );
     }
-    let snapshot = Look::new(&config).take().await;
-    let views = views(&snapshot);
+    if args.watch {
+        return watch::run(Look::new(&config, true), args.json).await;
+    }
+    let snapshot = Look::new(&config, false).take().await;
     let text = if args.json {
-        let document = Document {
-            at: snapshot.at,
-            targets: views.clone(),
-        };
-        serde_json::to_string_pretty(&document).context("could not write the JSON")? + "\n"
+        document(&snapshot)? + "\n"
     } else {
         let columns = columns();
+        let views = views(&snapshot);
         let targets = views
             .iter()
             .map(|view| render::target(view, columns) + "\n");
         targets.collect()
     };
     super::print(&text)?;
+    Ok(exit_status(&snapshot))
+}
+
+fn document(snapshot: &Snapshot) -> anyhow::Result<String> {
+    let document = Document {
+        at: snapshot.at,
+        targets: views(snapshot),
+    };
+    serde_json::to_string_pretty(&document).context("could not write the JSON")
+}
+
+fn exit_status(snapshot: &Snapshot) -> ExitCode {
+    let views = views(snapshot);
     let bad = views.is_empty() || views.iter().any(|view| needs_attention(view));
-    Ok(ExitCode::from(u8::from(bad)))
+    ExitCode::from(u8::from(bad))
 }
 
 fn load(args: &Args) -> Result<Config, ConfigErrors> {
@@ -153,30 +172,39 @@ struct Look {
     engine: Engine,
     postgres: Vec<PostgresSource>,
     pgbouncer: Vec<PgbouncerSource>,
-    /// Sources that have already been reported as failing.
-    reported: BTreeSet<(&'static str, String)>,
+    /// What the sources say that do not answer now.
+    errors: BTreeMap<(&'static str, String), String>,
+    /// Asks sources again that were silent.
+    patient: bool,
 }
 
 impl Look {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, patient: bool) -> Self {
         // Clients are read at every look: this is one look, not one a second.
         let poolers = config.pgbouncer.iter();
         let names = poolers.clone().map(|pooler| pooler.name.clone());
-        let (_, wanted) = watch::channel(names.collect::<BTreeSet<_>>());
+        let (_, wanted) = channel(names.collect::<BTreeSet<_>>());
         Self {
             engine: Engine::new(config.settings.clone()),
             postgres: config.postgres.iter().map(PostgresSource::new).collect(),
             pgbouncer: poolers
                 .map(|pooler| PgbouncerSource::new(pooler, wanted.clone()))
                 .collect(),
-            reported: BTreeSet::new(),
+            errors: BTreeMap::new(),
+            patient,
         }
     }
 
     async fn take(mut self) -> Snapshot {
         let mut looks = 0;
+        let mut told = BTreeSet::new();
         loop {
             self.round().await;
+            for (source, error) in &self.errors {
+                if told.insert(source.clone()) {
+                    complain(error);
+                }
+            }
             looks += 1;
             let snapshot = self.engine.snapshot();
             let enough = looks >= MIN_LOOKS && (self.pgbouncer.is_empty() || !is_open(&snapshot));
@@ -190,17 +218,27 @@ impl Look {
     /// One look at every source, all at once. The poolers come first into the
     /// engine, so that the first look at a server is already judged with them.
     async fn round(&mut self) {
-        let poolers = poll_all(&mut self.pgbouncer);
-        let servers = poll_all(&mut self.postgres);
+        let poolers = poll_all(&mut self.pgbouncer, self.patient);
+        let servers = poll_all(&mut self.postgres, self.patient);
         let (poolers, servers) = tokio::join!(poolers, servers);
         for polled in poolers.into_iter().chain(servers) {
-            if let Some(error) = polled.error
-                && self.reported.insert((polled.kind, polled.name.clone()))
-            {
-                complain(format_args!("{} {}: {error}", polled.kind, polled.name));
+            let source = (polled.kind, polled.name);
+            match polled.error {
+                Some(error) => {
+                    let text = format!("{} {}: {error}", source.0, source.1);
+                    self.errors.insert(source, text);
+                }
+                None => {
+                    self.errors.remove(&source);
+                }
             }
             self.engine.apply(polled.sample);
         }
+    }
+
+    /// What the sources say that do not answer now.
+    fn errors(&self) -> impl Iterator<Item = &String> {
+        self.errors.values()
     }
 }
 
@@ -220,8 +258,8 @@ impl Polled {
     }
 }
 
-/// A source that says nothing is not asked again.
-async fn poll_all<S: Source>(sources: &mut Vec<S>) -> Vec<Polled> {
+/// A source that says nothing is not asked again, unless `patient`.
+async fn poll_all<S: Source>(sources: &mut Vec<S>, patient: bool) -> Vec<Polled> {
     let mut running = tokio::task::JoinSet::new();
     for (position, source) in sources.drain(..).enumerate() {
         running.spawn(async move { poll(position, source).await });
@@ -231,7 +269,7 @@ async fn poll_all<S: Source>(sources: &mut Vec<S>) -> Vec<Polled> {
     answers
         .into_iter()
         .map(|(_, source, polled)| {
-            if !polled.is_silent() {
+            if patient || !polled.is_silent() {
                 sources.push(source);
             }
             polled

@@ -46,7 +46,10 @@ impl Command {
     /// What is logged when RUST_LOG is not set.
     fn usual_log(&self) -> &'static str {
         match self {
-            Self::Run(_) | Self::Check(_) | Self::Locks(_) => "info",
+            Self::Run(_) | Self::Check(_) => "info",
+            // It would write over what is shown.
+            Self::Locks(args) if args.watch => "off",
+            Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
             Self::Replay(_) | Self::Incidents(_) => "warn",
