@@ -961,6 +961,7 @@ fn who_spins_on_a_try_lock_is_counted_without_its_holder() {
     let session = |pid, state: &str, age: f64| Backend {
         pid,
         state: Some(state.into()),
+        query_start: Some(START - age),
         state_change: Some(START - age),
         query: Some("SELECT pg_try_advisory_lock($1)".into()),
         ..holder()
