@@ -50,13 +50,20 @@ fn main() -> anyhow::Result<()> {
         let weighing = weigh(&traffic, "main", &sessions, &windows);
         times.push(began.elapsed().as_secs_f64() * 1e3);
         let first = weighing.endpoints.first().context("nobody was weighed")?;
-        ensure!(&*first.observed.track.name == "GET /r4000/{id}", "the wrong one");
+        ensure!(
+            &*first.observed.track.name == "GET /r4000/{id}",
+            "the wrong one"
+        );
         ensure!(weighing.known == ENDPOINTS as usize);
     }
     times.sort_by(f64::total_cmp);
     let (best, median) = (times[0], times[ROUNDS / 2]);
-    println!("one attribution over {ENDPOINTS} endpoints: best {best:.2} ms, median {median:.2} ms (goal {GOAL}, floor {FLOOR})");
-    println!("{ENDPOINTS} routes with histograms and 40 min of traffic: {kept:.1} MiB (budget {MEMORY_MIB})");
+    println!(
+        "one attribution over {ENDPOINTS} endpoints: best {best:.2} ms, median {median:.2} ms (goal {GOAL}, floor {FLOOR})"
+    );
+    println!(
+        "{ENDPOINTS} routes with histograms and 40 min of traffic: {kept:.1} MiB (budget {MEMORY_MIB})"
+    );
     ensure!(best <= FLOOR, "an attribution takes longer than {FLOOR} ms");
     ensure!(kept <= MEMORY_MIB, "more memory than {MEMORY_MIB} MiB");
     Ok(())
@@ -71,9 +78,17 @@ fn now() -> Instant {
 fn report(until: f64) -> TrafficReport {
     let routes = (0..ENDPOINTS).map(|i| {
         let rate = 200.0 / f64::from(i + 1) + 0.2;
-        let surge = if i == 4_000 && until > ONSET { 100.0 } else { 1.0 };
+        let surge = if i == 4_000 && until > ONSET {
+            100.0
+        } else {
+            1.0
+        };
         let requests = (rate * surge * 10.0).round();
-        let hold = if i == 4_000 { 2.0 } else { 0.02 * f64::from(1 + i % 50) };
+        let hold = if i == 4_000 {
+            2.0
+        } else {
+            0.02 * f64::from(1 + i % 50)
+        };
         let bound = |upper: f64, part: f64| DurationBucket {
             upper: Some(upper),
             count: (requests * part).round(),
@@ -82,7 +97,11 @@ fn report(until: f64) -> TrafficReport {
             route: format!("GET /r{i}/{{id}}"),
             requests,
             duration_seconds: requests * hold,
-            durations: vec![bound(hold / 2.0, 0.3), bound(hold * 2.0, 0.6), bound(hold * 10.0, 0.1)],
+            durations: vec![
+                bound(hold / 2.0, 0.3),
+                bound(hold * 2.0, 0.6),
+                bound(hold * 10.0, 0.1),
+            ],
             ..RouteTraffic::default()
         }
     });

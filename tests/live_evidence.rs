@@ -55,7 +55,11 @@ impl Shop {
     async fn start(stage: &Stage, endpoint: std::net::SocketAddr) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".tools/otel/bin/python");
-        assert!(python.exists(), "no {}: run scripts/deps otel-apps", python.display());
+        assert!(
+            python.exists(),
+            "no {}: run scripts/deps otel-apps",
+            python.display()
+        );
         let database = format!(
             "postgresql+psycopg2://app@127.0.0.1:{}/app?application_name=shop",
             stage.pooler.port()
@@ -88,7 +92,12 @@ impl Shop {
 
 /// Sends requests at an even rate, and waits for no answer. The path gets the
 /// number of the request.
-async fn load(url: String, rate: Arc<Mutex<f64>>, path: fn(u32) -> String, stop: CancellationToken) {
+async fn load(
+    url: String,
+    rate: Arc<Mutex<f64>>,
+    path: fn(u32) -> String,
+    stop: CancellationToken,
+) {
     let client = reqwest::Client::new();
     let mut next = Instant::now();
     for number in 0.. {
@@ -115,7 +124,10 @@ fn usual(number: u32) -> String {
 
 /// Two statements of 4 to 5 s.
 fn slow(number: u32) -> String {
-    format!("/reports/r{number}?seconds={}", 4.0 + f64::from(number % 5) * 0.25)
+    format!(
+        "/reports/r{number}?seconds={}",
+        4.0 + f64::from(number % 5) * 0.25
+    )
 }
 
 async fn roomy(postgres: &snowpit::demo::servers::Postgres) -> PgBouncer {
@@ -164,7 +176,12 @@ async fn incident() -> (Vec<Sample>, f64) {
     let rare = Arc::new(Mutex::new(SLOW_RATE));
     let steady = Arc::new(Mutex::new(USUAL_RATE));
     tokio::spawn(load(shop.address.clone(), steady, usual, stop.clone()));
-    tokio::spawn(load(shop.address.clone(), Arc::clone(&rare), slow, stop.clone()));
+    tokio::spawn(load(
+        shop.address.clone(),
+        Arc::clone(&rare),
+        slow,
+        stop.clone(),
+    ));
     let mut samples = Vec::new();
     keep(&mut inbox, &mut samples, QUIET).await;
     *rare.lock().unwrap() = SURGE_RATE;
@@ -274,7 +291,12 @@ async fn each_kind_of_evidence_names_the_route_of_a_real_avalanche() {
     ];
     let mut table = Vec::new();
     for (name, tags, ways, gauges) in kinds {
-        let evidence = Evidence { name, tags, ways, gauges };
+        let evidence = Evidence {
+            name,
+            tags,
+            ways,
+            gauges,
+        };
         let (detected, named) = judge(&samples, began, &evidence);
         table.push((name, detected, named));
     }
@@ -283,7 +305,10 @@ async fn each_kind_of_evidence_names_the_route_of_a_real_avalanche() {
         println!("  {name:<20} {detected:>6.1?} {named:>6.1?}");
     }
     for (name, detected, named) in table {
-        assert!(detected.is_some_and(|after| after < 30.0), "{name}: {detected:?}");
+        assert!(
+            detected.is_some_and(|after| after < 30.0),
+            "{name}: {detected:?}"
+        );
         assert!(named.is_some_and(|after| after < 50.0), "{name}: {named:?}");
     }
 }

@@ -9,6 +9,7 @@ pub mod detect;
 pub mod incident;
 pub mod ledger;
 pub mod locks;
+pub mod recall;
 pub mod restored;
 pub mod series;
 pub mod settings;
@@ -28,6 +29,7 @@ use crate::sample::{Report, Sample, TrafficReport, UnixSeconds};
 use incident::{Effect, Incident, Kind};
 use ledger::Ledger;
 use restored::Restored;
+use series::{Block, Extract, Millis, Rows, Selector, Store, feed};
 use target::{Findings, Target};
 use traffic::Traffic;
 
@@ -43,6 +45,7 @@ pub struct Engine {
     ledger: Ledger,
     restored: Restored,
     traffic: Traffic,
+    series: Store,
     at: UnixSeconds,
 }
 
@@ -60,6 +63,7 @@ impl Engine {
             targets,
             ledger: Ledger::default(),
             restored: Restored::default(),
+            series: Store::default(),
             at: 0.0,
         }
     }
@@ -84,6 +88,8 @@ impl Engine {
                 };
                 let good = report.error.is_none();
                 let findings = target.postgres(t, report, open, &mut self.traffic);
+                let (view, mix) = (target.view(), target.mix(t));
+                feed::postgres(&mut self.series, &name, t, &view, mix.as_ref());
                 self.settle(&name, findings, t, good)
             }
             Report::Pgbouncer(report) => {
@@ -91,7 +97,11 @@ impl Engine {
                 let Some(target) = self.target(&name) else {
                     return Vec::new();
                 };
+                let pooler = report.pooler.clone();
                 let findings = target.pgbouncer(t, report);
+                if let Some(view) = target.poolers().get(&pooler).cloned() {
+                    feed::pgbouncer(&mut self.series, &pooler, t, &view);
+                }
                 self.settle(&name, findings, t, false)
             }
             Report::Traffic(report) => self.traffic(t, &report),
@@ -163,6 +173,44 @@ impl Engine {
         self.targets.get_mut(name)
     }
 
+    /// Takes in the history of an earlier life, oldest first: no target that it
+    /// tells of warms up again. To be called before the first sample.
+    pub fn remember(&mut self, blocks: impl IntoIterator<Item = Arc<Block>>) {
+        for block in blocks {
+            self.series.adopt(block);
+        }
+        for (name, target) in &mut self.targets {
+            recall::looks(&self.series, name, |look| target.recall(look));
+        }
+    }
+
+    /// From now on sealed blocks are kept for [`take_sealed`](Self::take_sealed),
+    /// and only the last `keep` seconds stay in memory.
+    pub fn hand_over(&mut self, keep: f64) {
+        self.series.hand_over(keep);
+    }
+
+    /// Blocks of the history that were sealed since the last call.
+    pub fn take_sealed(&mut self) -> Vec<Arc<Block>> {
+        self.series.take_sealed()
+    }
+
+    /// Copies of the rows of the history since the last call that are in no
+    /// sealed block yet.
+    pub fn take_unsaved(&mut self) -> Vec<Rows> {
+        self.series.take_unsaved()
+    }
+
+    /// Seals all that is open: nothing comes any more.
+    pub fn seal_history(&mut self) {
+        self.series.seal_all();
+    }
+
+    /// What the memory has of some series in a window.
+    pub fn series(&self, selector: &Selector, from: Millis, to: Millis) -> Extract {
+        self.series.extract(selector, from, to)
+    }
+
     /// What is known now, for everything that shows it.
     pub fn snapshot(&self) -> Snapshot {
         let targets = self.targets.iter();
@@ -181,6 +229,7 @@ impl Engine {
             incidents_total: self.ledger.totals().clone(),
             traffic: self.traffic.shown(),
             refused_points: self.traffic.refused().clone(),
+            history: self.series.counts(),
             clients_wanted: targets
                 .flat_map(|(_, target)| target.clients_wanted().cloned())
                 .collect(),

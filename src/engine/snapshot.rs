@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::incident::{Incident, Kind};
 use crate::engine::locks::LockView;
+use crate::engine::series::Counts;
 use crate::engine::traffic::{RefusedPoints, TrafficView};
 use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
 
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub traffic: Arc<TrafficView>,
     /// Points of traffic that the engine refused.
     pub refused_points: RefusedPoints,
+    /// How full the history in memory is, and what it refused.
+    pub history: Counts,
     /// Poolers whose `SHOW CLIENTS` a lock verdict needs at the next poll.
     pub clients_wanted: BTreeSet<String>,
 }

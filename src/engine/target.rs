@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Settings;
+use super::correlate::Mix;
 use super::correlate::routes::sessions_by_route;
 use super::correlate::services::Services;
+use super::correlate::sessions::tells_of_use;
 use super::detect::avalanche::{Avalanche, AvalancheInput};
 use super::detect::headroom::Headroom;
 use super::detect::pool_saturation::Saturation;
@@ -18,6 +20,7 @@ use super::locks::ended::EndedWaits;
 use super::locks::pooled::PoolerLook;
 use super::locks::spin::Spins;
 use super::locks::{AdvisoryLock, LockView, RootBlocker, graph};
+use super::recall::Look;
 use super::snapshot::{PoolerView, TargetView};
 use super::traffic::Traffic;
 use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
@@ -276,6 +279,22 @@ impl Target {
             // They find what is there within the time that it stands in.
             _ => {}
         }
+    }
+
+    /// Takes in a look of the past.
+    pub fn recall(&mut self, look: Look) {
+        self.avalanche.recall(look.t, look.started_at, look.mix);
+        self.view.band = self.avalanche.band();
+    }
+
+    /// The sessions in use of the newest look, by whom they work for; `None`
+    /// when it does not tell.
+    pub fn mix(&self, now: UnixSeconds) -> Option<Mix> {
+        let tells = self.view.fresh && tells_of_use(&self.view.report);
+        tells.then(|| {
+            let waiting = self.clients_waiting(now);
+            Mix::of(&self.view.report, waiting, &self.name, &self.services)
+        })
     }
 
     pub fn view(&self) -> TargetView {

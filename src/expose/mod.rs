@@ -3,6 +3,7 @@
 //! Invariant: everything here reads the last snapshot and counters of our own;
 //! nothing waits for a source, so a scrape costs the databases nothing.
 
+pub mod history;
 pub mod journal;
 pub mod log;
 pub mod metrics;

@@ -10,11 +10,13 @@ pub mod combined;
 pub mod confidence;
 pub mod endpoints;
 pub mod growth;
+pub mod mix;
 pub mod parts;
 pub mod routes;
 pub mod services;
 pub mod sessions;
 pub mod window;
 
+pub use mix::Mix;
 pub use routes::sessions_by_route;
 pub use services::Services;

@@ -6,10 +6,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use super::mix::Mix;
 use super::parts::{LIMIT, Part, PartId, Register};
-use super::services::Services;
-use super::sessions::{in_use, waits_for_lock};
-use crate::sample::{PostgresReport, UnixSeconds};
+use crate::sample::UnixSeconds;
 
 /// Seconds that single ticks are kept.
 const RECENT_SECONDS: f64 = 150.0;
@@ -112,46 +111,19 @@ pub struct History {
 }
 
 impl History {
-    /// Counts one report that tells of sessions in use. The caller sees to it
-    /// that time does not go backwards.
-    pub fn record(
-        &mut self,
-        t: UnixSeconds,
-        report: &PostgresReport,
-        clients_waiting: u32,
-        target: &str,
-        services: &Services,
-    ) {
+    /// Counts one look. The caller sees to it that time does not go backwards.
+    pub fn record(&mut self, t: UnixSeconds, mix: Mix) {
         let mut tick = Sums {
             t,
             ticks: 1.0,
-            pooler_waits: f64::from(clients_waiting),
+            in_use: mix.in_use,
+            lock_waits: mix.lock_waits,
+            pooler_waits: mix.pooler_waits,
             ..Sums::default()
         };
-        let mut counts: HashMap<Part, f64> = HashMap::new();
-        for group in in_use(report) {
-            let count = f64::from(group.count);
-            tick.in_use += count;
-            if waits_for_lock(group) {
-                tick.lock_waits += count;
-            }
-            let application = group.application.as_deref();
-            let service = services.of(target, application).to_owned();
-            let part = match &group.route {
-                Some(route) => Part::Route {
-                    service,
-                    route: route.clone(),
-                },
-                None => Part::Untagged {
-                    service,
-                    application: application.unwrap_or("").to_owned(),
-                },
-            };
-            *counts.entry(part).or_default() += count;
-        }
+        let mut counts = mix.parts;
         // When there are more than can be remembered, the small ones go without
         // a number; and nobody of this tick is forgotten for the sake of another.
-        let mut counts: Vec<(Part, f64)> = counts.into_iter().collect();
         counts.sort_unstable_by(|(a, n), (b, m)| m.total_cmp(n).then_with(|| a.cmp(b)));
         counts.truncate(LIMIT);
         counts.sort_by_key(|(part, _)| !self.register.knows(part));
@@ -255,7 +227,8 @@ impl Since {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sample::Group;
+    use crate::engine::correlate::services::Services;
+    use crate::sample::{Group, PostgresReport};
 
     fn report(counts: &[(&str, u32)]) -> PostgresReport {
         PostgresReport {
@@ -273,10 +246,14 @@ mod tests {
         }
     }
 
+    fn mix(report: &PostgresReport, clients_waiting: u32) -> Mix {
+        Mix::of(report, clients_waiting, "main", &Services::default())
+    }
+
     fn run(history: &mut History, seconds: std::ops::Range<u32>, counts: &[(&str, u32)]) {
         let report = report(counts);
         for t in seconds {
-            history.record(f64::from(t), &report, 3, "main", &Services::default());
+            history.record(f64::from(t), mix(&report, 3));
         }
     }
 
@@ -323,7 +300,7 @@ mod tests {
         let (first, second) = (report(&[("/b", 30)]), report(&[("/c", 30)]));
         for t in 202..2000 {
             let now = if t < 500 { &first } else { &second };
-            history.record(f64::from(t), now, 0, "main", &Services::default());
+            history.record(f64::from(t), mix(now, 0));
             history.extend(&mut since);
         }
         let means = since.means();
@@ -338,7 +315,7 @@ mod tests {
             let names: Vec<String> = (0..5).map(|i| format!("/{}", t * 5 + i)).collect();
             let counts: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
             let report = report(&counts);
-            history.record(f64::from(t) * 0.1, &report, 0, "main", &Services::default());
+            history.record(f64::from(t) * 0.1, mix(&report, 0));
         }
         assert!(history.recent.len() <= RECENT_LIMIT + 1);
         assert!(history.buckets.len() <= BUCKET_LIMIT);

@@ -15,12 +15,12 @@ use serde_json::json;
 use past::Past;
 
 use super::onset::{Alarm, OnsetDetector, State};
-use crate::engine::correlate::Services;
 use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
 use crate::engine::correlate::combined::combine;
 use crate::engine::correlate::endpoints::weigh;
-use crate::engine::correlate::sessions::{in_use, tells_of_use};
+use crate::engine::correlate::sessions::tells_of_use;
 use crate::engine::correlate::window::{History, Means, Since};
+use crate::engine::correlate::{Mix, Services};
 use crate::engine::incident::{Cause, Finding, Incident, Kind};
 use crate::engine::restored;
 use crate::engine::settings::Settings;
@@ -167,38 +167,48 @@ impl Avalanche {
         if !tells_of_use(input.report) {
             return self.last.clone().filter(|_| input.open);
         }
-        self.notice_restart(input.report);
-        let sessions: f64 = in_use(input.report)
-            .map(|group| f64::from(group.count))
-            .sum();
-        let y = sessions + f64::from(input.clients_waiting);
-        let Some(reading) = self.detector.push(input.t, y) else {
-            return self.last.clone();
-        };
-        self.history.record(
-            input.t,
+        let server = input.report.server.as_ref();
+        self.notice_restart(server.and_then(|server| server.started_at));
+        let mix = Mix::of(
             input.report,
             input.clients_waiting,
             &self.target,
             &self.services,
         );
-        self.past.sessions.push(input.t, y);
+        self.take(input.t, mix);
+        self.last.clone()
+    }
+
+    /// Takes in a look of the past, out of the history: the baseline, and an
+    /// incident that ran then, are as if it had been watched.
+    pub fn recall(&mut self, t: UnixSeconds, started_at: Option<UnixSeconds>, mix: Mix) {
+        if self.enabled {
+            self.notice_restart(started_at);
+            self.take(t, mix);
+        }
+    }
+
+    fn take(&mut self, t: UnixSeconds, mix: Mix) {
+        let y = mix.watched();
+        let Some(reading) = self.detector.push(t, y) else {
+            return;
+        };
+        self.history.record(t, mix);
+        self.past.sessions.push(t, y);
         self.last = match (reading.state, reading.band) {
-            (State::Alarm(alarm), Some(band)) => Some(self.follow(input.t, y, alarm, band)),
+            (State::Alarm(alarm), Some(band)) => Some(self.follow(t, y, alarm, band)),
             _ => {
                 self.inherited = None;
                 if let Some(episode) = self.episode.take() {
-                    self.past.set_apart(episode.alarm.onset_at, input.t);
+                    self.past.set_apart(episode.alarm.onset_at, t);
                 }
                 None
             }
         };
-        self.last.clone()
     }
 
-    fn notice_restart(&mut self, report: &PostgresReport) {
-        let seen = report.server.as_ref().and_then(|server| server.started_at);
-        let Some(started_at) = seen.filter(|t| t.is_finite()) else {
+    fn notice_restart(&mut self, started_at: Option<UnixSeconds>) {
+        let Some(started_at) = started_at.filter(|t| t.is_finite()) else {
             return;
         };
         if self

@@ -6,9 +6,9 @@
 
 use std::fmt::Write;
 
-/// Longest label value, in characters. Names in PostgreSQL have 63 bytes; the
-/// longest useful value is a route, and 128 characters hold one.
-pub const LABEL_CHARS: usize = 128;
+/// Longest label value, in characters. The longest is a route, which the edge
+/// cuts to 200: no two of them must become one here.
+pub const LABEL_CHARS: usize = 256;
 
 /// Labels of one series. The widest metric has six; nothing that is read from a
 /// file may make us build longer lists.

@@ -10,6 +10,7 @@ pub mod aggregate;
 pub mod block;
 pub mod column;
 pub mod extract;
+pub mod feed;
 pub mod head;
 pub mod key;
 pub mod rows;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::correlate::Services;
+use crate::engine::correlate::{Mix, Services};
 use crate::sample::{Group, PostgresReport};
 
 /// One group of sessions: application, route, waiting for a lock, count.
@@ -28,7 +28,7 @@ fn explained(before: &[Row<'_>], since: &[Row<'_>]) -> Explanation {
     let (first, second) = (report(before), report(since));
     for t in 0..310 {
         let now = if t < 300 { &first } else { &second };
-        history.record(f64::from(t), now, 0, "main", &Services::default());
+        history.record(f64::from(t), Mix::of(now, 0, "main", &Services::default()));
     }
     let since = history.since(299.0).means();
     explain(&history, &history.before(299.0), &since)
@@ -160,7 +160,7 @@ fn thousands_of_routes_are_explained() {
     let (first, second) = (report(&before), report(&since));
     for t in 0..40 {
         let now = if t < 30 { &first } else { &second };
-        history.record(f64::from(t), now, 0, "main", &Services::default());
+        history.record(f64::from(t), Mix::of(now, 0, "main", &Services::default()));
     }
     let means = history.since(29.0).means();
     let explanation = explain(&history, &history.before(29.0), &means);

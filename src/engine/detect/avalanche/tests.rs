@@ -7,11 +7,11 @@ const ROUTES: usize = 30;
 const CULPRIT: &str = "GET /cnr/api/v1/packages";
 
 /// One tick's sessions: (application, route, lock wait, count).
-type Mix = Vec<(String, Option<String>, bool, u32)>;
+type Sessions = Vec<(String, Option<String>, bool, u32)>;
 
 /// Sessions of an ordinary tick: about four, on routes of Zipf popularity.
-fn ordinary(random: &mut fastrand::Rng, factor: f64) -> Mix {
-    let mut mix = Mix::new();
+fn ordinary(random: &mut fastrand::Rng, factor: f64) -> Sessions {
+    let mut mix = Sessions::new();
     for rank in 0..ROUTES {
         let count = poisson(random, factor / (rank + 1) as f64);
         mix.push((
@@ -24,7 +24,7 @@ fn ordinary(random: &mut fastrand::Rng, factor: f64) -> Mix {
     mix
 }
 
-fn report(mix: &Mix) -> PostgresReport {
+fn report(mix: &Sessions) -> PostgresReport {
     let mut groups: Vec<Group> = mix
         .iter()
         .filter(|&&(.., count)| count > 0)
@@ -103,7 +103,7 @@ impl Stage {
         stage
     }
 
-    fn tick(&mut self, change: impl FnOnce(&mut Mix), waiting: u32) -> Option<Finding> {
+    fn tick(&mut self, change: impl FnOnce(&mut Sessions), waiting: u32) -> Option<Finding> {
         let mut mix = ordinary(&mut self.random, 1.0);
         change(&mut mix);
         self.observe(&report(&mix), waiting)
@@ -120,7 +120,12 @@ impl Stage {
     }
 
     /// The finding after `seconds` of the same change.
-    fn after(&mut self, seconds: u32, change: impl Fn(&mut Mix), waiting: u32) -> Option<Finding> {
+    fn after(
+        &mut self,
+        seconds: u32,
+        change: impl Fn(&mut Sessions),
+        waiting: u32,
+    ) -> Option<Finding> {
         (0..seconds)
             .map(|_| self.tick(&change, waiting))
             .last()
@@ -128,7 +133,7 @@ impl Stage {
     }
 }
 
-fn add(route: Option<&str>, count: u32) -> impl Fn(&mut Mix) {
+fn add(route: Option<&str>, count: u32) -> impl Fn(&mut Sessions) {
     let route = route.map(str::to_owned);
     move |mix| mix.push(("registry-2".to_owned(), route.clone(), false, count))
 }
@@ -203,7 +208,7 @@ fn a_rare_route_that_slows_down_is_told_from_a_busy_one() {
 fn a_full_pool_is_explained_by_who_displaced_the_others() {
     let mut stage = Stage::quiet(3);
     // The pool has six servers; the route takes them all and the rest queue.
-    let displaced = |mix: &mut Mix| {
+    let displaced = |mix: &mut Sessions| {
         mix.clear();
         mix.push(("registry-1".to_owned(), Some(CULPRIT.to_owned()), false, 6));
     };
@@ -241,7 +246,7 @@ fn a_minute_of_history_is_enough_for_a_clear_case() {
             assert_eq!(found, None, "at {} s, seed {seed}", stage.t);
         }
         // The pool has twenty servers; forty more clients queue for them.
-        let packed = |mix: &mut Mix| {
+        let packed = |mix: &mut Sessions| {
             mix.iter_mut().skip(2).for_each(|group| group.3 = 0);
             add(Some(CULPRIT), 18)(mix);
         };
@@ -288,7 +293,7 @@ fn a_broad_surge_accuses_nobody() {
 #[test]
 fn lock_waits_accuse_nobody() {
     let mut stage = Stage::quiet(5);
-    let locked = |mix: &mut Mix| {
+    let locked = |mix: &mut Sessions| {
         mix.push(("registry-1".to_owned(), Some(CULPRIT.to_owned()), true, 30));
     };
     let finding = stage.after(10, locked, 0).unwrap();
@@ -305,7 +310,7 @@ fn lock_waits_accuse_nobody() {
 #[test]
 fn another_application_without_tags_is_told_and_no_route_accused() {
     let mut stage = Stage::quiet(6);
-    let batch = |mix: &mut Mix| mix.push(("nightly".to_owned(), None, false, 40));
+    let batch = |mix: &mut Sessions| mix.push(("nightly".to_owned(), None, false, 40));
     let finding = stage.after(10, batch, 0).unwrap();
     assert_eq!(finding.cause, Some(Cause::Unknown));
     assert!(says(
@@ -318,7 +323,7 @@ fn another_application_without_tags_is_told_and_no_route_accused() {
 #[test]
 fn two_routes_alike_are_both_listed_and_neither_named() {
     let mut stage = Stage::quiet(7);
-    let two = |mix: &mut Mix| {
+    let two = |mix: &mut Sessions| {
         add(Some("GET /x"), 20)(mix);
         add(Some("GET /y"), 20)(mix);
     };
@@ -331,7 +336,7 @@ fn two_routes_alike_are_both_listed_and_neither_named() {
 #[test]
 fn half_the_tags_cut_off_still_name_the_route() {
     let mut stage = Stage::quiet(8);
-    let half = |mix: &mut Mix| {
+    let half = |mix: &mut Sessions| {
         add(Some(CULPRIT), 20)(mix);
         add(None, 20)(mix);
     };
@@ -491,8 +496,8 @@ impl Crowd {
     }
 
     /// Lets a second pass at which route `i` has `mean(i)` sessions on average.
-    fn pass(&mut self, mean: impl Fn(usize) -> f64) -> Mix {
-        let mut mix = Mix::new();
+    fn pass(&mut self, mean: impl Fn(usize) -> f64) -> Sessions {
+        let mut mix = Sessions::new();
         for (rank, count) in self.counts.iter_mut().enumerate() {
             let leaving = (0..*count)
                 .filter(|_| self.random.f64() < 1.0 / STAY)
@@ -585,7 +590,7 @@ fn an_earlier_incident_is_no_part_of_the_normal_mix() {
 fn a_full_database_is_not_said_to_have_more_sessions() {
     let mut stage = Stage::quiet(15);
     // Twenty of the normal mix make way for twenty of the culprit.
-    let displaced = |mix: &mut Mix| {
+    let displaced = |mix: &mut Sessions| {
         mix.clear();
         add(Some(CULPRIT), 4)(mix);
     };
@@ -619,7 +624,7 @@ fn a_cause_does_not_flap() {
                 poisson(&mut stage.random, 20.0),
                 poisson(&mut stage.random, 14.0),
             );
-            let noisy = |mix: &mut Mix| {
+            let noisy = |mix: &mut Sessions| {
                 add(Some("GET /x"), x)(mix);
                 add(None, y)(mix);
                 mix.push(("cron".to_owned(), None, false, 7));
