@@ -20,7 +20,11 @@ use tokio_util::task::TaskTracker;
 use crate::capture::Recorder;
 use crate::config::Config;
 use crate::engine::incident::{Effect, Event};
+use crate::engine::series::millis;
 use crate::engine::{Engine, Snapshot};
+use crate::expose::history::{
+    DirectoryError, HAND_OVER_EVERY, History, Keeper, Question, SeriesReader,
+};
 use crate::expose::journal::{Journal, JournalError, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
@@ -42,6 +46,8 @@ const EFFECT_QUEUE: usize = 256;
 /// Samples taken in before a snapshot is published, so that a backlog is worked
 /// off faster than it grows.
 const BATCH: usize = 64;
+/// Questions about series on their way to the engine; who asks beyond that waits.
+const QUESTION_QUEUE: usize = 16;
 
 /// Why the daemon could not start, or not go on.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +73,8 @@ pub enum DaemonError {
         directory: PathBuf,
         cause: std::io::Error,
     },
+    #[error(transparent)]
+    History(#[from] DirectoryError),
     #[error(
         "the {0} ended by a fault of snowpit's own; start it again, and report what is logged above"
     )]
@@ -101,7 +109,8 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let otlp_addresses = otlp.addresses();
     let health = Health::new();
     let ticks = Arc::new(EngineTicks::default());
-    let mut engine = Engine::new(config.settings.clone());
+    // First: it locks the directory that journal and captures are in, too.
+    let (mut engine, history, keeper) = start_engine(&config).await?;
     let journal = match &config.history {
         Some(history) => {
             let (writer, journal) = JournalWriter::start(&history.directory, &health)?;
@@ -113,6 +122,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let recorder = start_recorder(&config, &health)?;
 
     let (samples, inbox) = mpsc::channel(SAMPLE_QUEUE);
+    let (questions, asked) = mpsc::channel(QUESTION_QUEUE);
     let (publish, snapshot) = watch::channel(Arc::new(engine.snapshot()));
     let (wanted, clients_wanted) = watch::channel(BTreeSet::new());
     let (effects, _) = broadcast::channel(EFFECT_QUEUE);
@@ -129,12 +139,15 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     poller_tasks.spawn(otlp);
 
     let names = config.settings.targets.clone();
-    let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names);
+    let reader = SeriesReader::new(questions, history);
+    let state =
+        web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names).with_series(reader);
     let web_stop = CancellationToken::new();
     let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
 
     let core = Core {
         engine,
+        keeper,
         publish,
         wanted,
         effects: effects.clone(),
@@ -142,7 +155,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         recorder,
         journal,
     };
-    let engine = tokio::spawn(core.run(inbox));
+    let engine = tokio::spawn(core.run(inbox, asked));
     Ok(RunningDaemon {
         address,
         otlp: otlp_addresses,
@@ -154,6 +167,21 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         listener: web_stop,
         web,
     })
+}
+
+/// The engine, with what it remembers when there is a history on disk.
+async fn start_engine(
+    config: &Config,
+) -> Result<(Engine, Option<History>, Option<Keeper>), DaemonError> {
+    let engine = Engine::new(config.settings.clone());
+    let Some(history) = &config.history else {
+        return Ok((engine, None, None));
+    };
+    let now = millis(unix_now()).unwrap_or(0);
+    let directory = history.directory.clone();
+    let (keeper, history, engine) =
+        Keeper::start(directory, history.retention, now, engine).await?;
+    Ok((engine, Some(history), Some(keeper)))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, DaemonError> {
@@ -277,6 +305,7 @@ fn start_scrapes(
 /// The task that owns the engine.
 struct Core {
     engine: Engine,
+    keeper: Option<Keeper>,
     publish: watch::Sender<Arc<Snapshot>>,
     wanted: watch::Sender<BTreeSet<String>>,
     effects: broadcast::Sender<Arc<Effect>>,
@@ -286,21 +315,31 @@ struct Core {
 }
 
 impl Core {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Sample>) {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Sample>,
+        mut questions: mpsc::Receiver<Question>,
+    ) {
         let mut batch = Vec::with_capacity(BATCH);
-        while inbox.recv_many(&mut batch, BATCH).await > 0 {
-            for sample in batch.drain(..) {
-                self.apply(sample);
-            }
-            let snapshot = self.engine.snapshot();
-            self.wanted.send_if_modified(|wanted| {
-                let changed = *wanted != snapshot.clients_wanted;
-                if changed {
-                    wanted.clone_from(&snapshot.clients_wanted);
+        let mut hand_over = tokio::time::interval(HAND_OVER_EVERY);
+        loop {
+            tokio::select! {
+                taken = inbox.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    for sample in batch.drain(..) {
+                        self.apply(sample);
+                    }
+                    self.publish();
                 }
-                changed
-            });
-            self.publish.send_replace(Arc::new(snapshot));
+                Some(question) = questions.recv() => self.answer(question),
+                _ = hand_over.tick() => {
+                    if let Some(keeper) = &self.keeper {
+                        keeper.hand_over(&mut self.engine);
+                    }
+                }
+            }
         }
         if let Some(recorder) = self.recorder {
             recorder.finish().await;
@@ -308,6 +347,32 @@ impl Core {
         if let Some(journal) = self.journal {
             journal.finish().await;
         }
+        if let Some(keeper) = self.keeper {
+            keeper.finish(&mut self.engine).await;
+        }
+    }
+
+    fn publish(&self) {
+        let snapshot = self.engine.snapshot();
+        self.wanted.send_if_modified(|wanted| {
+            let changed = *wanted != snapshot.clients_wanted;
+            if changed {
+                wanted.clone_from(&snapshot.clients_wanted);
+            }
+            changed
+        });
+        self.publish.send_replace(Arc::new(snapshot));
+    }
+
+    fn answer(&self, question: Question) {
+        let Question {
+            selector,
+            from,
+            to,
+            answer,
+        } = question;
+        // Who asked may have gone.
+        let _ = answer.send(self.engine.series(&selector, from, to));
     }
 
     #[expect(

@@ -173,9 +173,11 @@ impl Engine {
         self.targets.get_mut(name)
     }
 
-    /// Takes in the history of an earlier life, oldest first: no target that it
-    /// tells of warms up again. To be called before the first sample.
-    pub fn remember(&mut self, blocks: impl IntoIterator<Item = Arc<Block>>) {
+    /// Takes in the history of an earlier life since `from`, oldest first: no
+    /// target that it tells of warms up again. To be called before the first
+    /// sample.
+    pub fn remember(&mut self, from: Millis, blocks: impl IntoIterator<Item = Arc<Block>>) {
+        self.series.begins_at(from);
         for block in blocks {
             self.series.adopt(block);
         }

@@ -90,7 +90,7 @@ fn a_restart_is_no_second_warm_up_and_the_gap_no_alarm() {
     run(&mut before, 0..1800, QUIET);
     let band = before.snapshot().targets["main"].band.unwrap();
     let mut after = fresh();
-    after.remember(stopped(before));
+    after.remember(0, stopped(before));
     assert_eq!(
         after.snapshot().targets["main"].band,
         Some(band),
@@ -118,7 +118,7 @@ fn an_incident_that_ran_is_known_with_its_onset_and_its_culprit() {
     let mut uninterrupted = run_until(1860);
     let told = uninterrupted.snapshot().open[0].clone();
     let mut after = fresh();
-    after.remember(stopped(run_until(1860)));
+    after.remember(0, stopped(run_until(1860)));
     run(&mut after, 1870..1872, STORM);
     run(&mut uninterrupted, 1870..1872, STORM);
     let (again, now) = (after.snapshot(), uninterrupted.snapshot());
@@ -141,7 +141,7 @@ fn blocks_that_tell_the_same_twice_count_once() {
         .cloned()
         .collect();
     let mut after = fresh();
-    after.remember(twice);
+    after.remember(0, twice);
     assert_eq!(after.snapshot().targets["main"].band, band);
 }
 
@@ -150,7 +150,7 @@ fn a_server_that_was_restarted_meanwhile_is_noticed() {
     let mut before = fresh();
     run(&mut before, 0..700, QUIET);
     let mut after = fresh();
-    after.remember(stopped(before));
+    after.remember(0, stopped(before));
     let mut effects = Vec::new();
     for second in 720..760 {
         let mut sample = look(second, if second < 735 { QUIET } else { STORM });

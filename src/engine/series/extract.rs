@@ -17,6 +17,9 @@ pub type Point = (Millis, f64);
 pub struct Extract {
     pub blocks: Vec<Arc<Block>>,
     pub rows: Vec<Rows>,
+    /// From here on the memory has all there is; what is older may only be on
+    /// disk.
+    pub complete_from: Millis,
 }
 
 /// More was asked for than one answer may hold.
@@ -54,16 +57,17 @@ impl Gathered {
         }
     }
 
-    /// Adds what a block has of the series that are meant. A column that cannot
-    /// be unpacked has no values.
-    pub fn block(&mut self, block: &Block, selector: &Selector) -> Result<(), TooMuch> {
-        if !block.overlaps(self.from, self.to) {
+    /// Adds what a block has of the series that are meant, up to `to`. A column
+    /// that cannot be unpacked has no values.
+    pub fn block(&mut self, block: &Block, selector: &Selector, to: Millis) -> Result<(), TooMuch> {
+        let to = to.min(self.to);
+        if !block.overlaps(self.from, to) {
             return Ok(());
         }
         let mut values = std::mem::take(&mut self.values);
         for (column, key) in block.keys().iter().enumerate() {
             if selector.takes(key) && block.values(column, &mut values).is_ok() {
-                self.add(key, block.times(), &values)?;
+                self.add(key, block.times(), &values, to)?;
             }
         }
         self.values = values;
@@ -74,7 +78,7 @@ impl Gathered {
     pub fn rows(&mut self, rows: &Rows, selector: &Selector) -> Result<(), TooMuch> {
         for (key, values) in rows.columns() {
             if selector.takes(key) {
-                self.add(key, rows.times(), values)?;
+                self.add(key, rows.times(), values, self.to)?;
             }
         }
         Ok(())
@@ -83,7 +87,7 @@ impl Gathered {
     /// Adds all of an extract.
     pub fn extract(&mut self, extract: &Extract, selector: &Selector) -> Result<(), TooMuch> {
         for block in &extract.blocks {
-            self.block(block, selector)?;
+            self.block(block, selector, Millis::MAX)?;
         }
         for rows in &extract.rows {
             self.rows(rows, selector)?;
@@ -91,9 +95,15 @@ impl Gathered {
         Ok(())
     }
 
-    fn add(&mut self, key: &Arc<Key>, times: &[Millis], values: &[f64]) -> Result<(), TooMuch> {
+    fn add(
+        &mut self,
+        key: &Arc<Key>,
+        times: &[Millis],
+        values: &[f64],
+        to: Millis,
+    ) -> Result<(), TooMuch> {
         let begin = times.partition_point(|&t| t < self.from);
-        let end = times.partition_point(|&t| t <= self.to).min(values.len());
+        let end = times.partition_point(|&t| t <= to).min(values.len());
         if begin >= end {
             return Ok(());
         }

@@ -24,6 +24,9 @@ const SOURCE_LIMIT: usize = 4_000;
 /// of one source's looks, and none of these looks waits longer than some 2 ms.
 const PACKED_AT_ONCE: usize = 32;
 
+/// Sealed blocks that wait to be taken: two hours of many sources.
+const SEALED_LIMIT: usize = 2_000;
+
 /// Part of the series forgotten at a time when there are too many.
 const FORGET_PART: usize = 10;
 
@@ -73,6 +76,8 @@ pub struct Counts {
     pub bad_time: u64,
     /// Values of new series for which there was no room.
     pub over_budget: u64,
+    /// Sealed blocks that the history on disk did not take in time.
+    pub not_taken: u64,
     /// Series forgotten because they had not been fed for longest.
     pub evicted: u64,
 }
@@ -88,6 +93,8 @@ pub struct Store {
     /// Sealed and not yet handed to the history on disk.
     sealed: Vec<Arc<Block>>,
     hands_over: bool,
+    /// Everything since then is here.
+    complete_from: Millis,
     /// Bytes of `blocks`.
     block_bytes: usize,
     counts: Counts,
@@ -113,6 +120,7 @@ impl Store {
             blocks: VecDeque::new(),
             sealed: Vec::new(),
             hands_over: false,
+            complete_from: Millis::MIN,
             block_bytes: 0,
             counts: Counts::default(),
             feeds: 0,
@@ -247,6 +255,11 @@ impl Store {
         if let Some(block) = block.map(Arc::new) {
             if self.hands_over {
                 self.sealed.push(Arc::clone(&block));
+                // Whoever should take them does not: the newest matter more.
+                if self.sealed.len() > SEALED_LIMIT {
+                    self.sealed.remove(0);
+                    self.counts.not_taken += 1;
+                }
             }
             self.keep(block);
         }
@@ -266,6 +279,7 @@ impl Store {
                 break;
             }
             self.block_bytes -= block.bytes();
+            self.complete_from = self.complete_from.max(block.end() + 1);
             self.blocks.pop_front();
         }
         if self.open_bytes() > self.budget.bytes {
@@ -301,6 +315,11 @@ impl Store {
         self.heads.values_mut().filter_map(Head::unsaved).collect()
     }
 
+    /// Says that what is older than `from` is not here, but on disk.
+    pub fn begins_at(&mut self, from: Millis) {
+        self.complete_from = self.complete_from.max(from);
+    }
+
     /// Takes in blocks of an earlier life, oldest first. Rows that are not newer
     /// than they are will be late.
     pub fn adopt(&mut self, block: Arc<Block>) {
@@ -322,6 +341,7 @@ impl Store {
         let packing = self.packing.iter().map(Packing::rows);
         let blocks = self.blocks.iter().filter(|block| block.overlaps(from, to));
         Extract {
+            complete_from: self.complete_from,
             blocks: blocks.cloned().collect(),
             rows: packing
                 .filter_map(|rows| rows.window(from, to, wanted))

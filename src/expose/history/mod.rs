@@ -12,6 +12,8 @@
 pub mod directory;
 pub mod format;
 mod health;
+mod keeper;
+mod reader;
 pub mod segment;
 mod shelf;
 mod writer;
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 pub use directory::DirectoryError;
 pub use health::{Failure, HistoryHealth};
+pub use keeper::{HAND_OVER_EVERY, Keeper};
+pub use reader::{Question, ReadError, SeriesReader};
 pub use writer::{Batch, Writer};
 
 use crate::engine::series::{Block, Gathered, Millis, Selector, TooMuch};
@@ -46,6 +50,8 @@ pub struct Opened {
     pub history: History,
     /// The last hours, oldest first, to be remembered by the engine.
     pub recent: Vec<Arc<Block>>,
+    /// Since when those are complete.
+    pub recent_from: Millis,
     /// To be given a thread.
     pub writer: Writer,
 }
@@ -73,6 +79,7 @@ impl History {
         Ok(Opened {
             history,
             recent,
+            recent_from: shelf::recent_from(now),
             writer,
         })
     }

@@ -17,6 +17,11 @@ use crate::engine::series::{Block, Gathered, Millis, Selector, TooMuch};
 /// at start, milliseconds: clocks are set back by seconds, not by years.
 const AHEAD: Millis = 60_000;
 
+/// Since when a program that starts now is told of the past.
+pub(super) fn recent_from(now: Millis) -> Millis {
+    now.saturating_sub((KEEP_SECONDS * 1e3) as Millis)
+}
+
 /// The files, by number.
 #[derive(Debug)]
 pub(super) struct Shelf {
@@ -193,7 +198,7 @@ impl Shelf {
 
     /// The blocks of the last hours, oldest first.
     pub(super) fn recent(&self, now: Millis, health: &HistoryHealth) -> Vec<Arc<Block>> {
-        let from = now.saturating_sub((KEEP_SECONDS * 1e3) as Millis);
+        let from = recent_from(now);
         let to = now.saturating_add(AHEAD);
         let mut keys = Interner::default();
         let mut blocks = Vec::new();
@@ -225,7 +230,7 @@ impl Shelf {
             let wanted = |entry: &Entry| entry.may_have(&prefix, from, to);
             let read = segment.read(&mut keys, wanted, |block| {
                 if result.is_ok() {
-                    result = gathered.block(&block, selector);
+                    result = gathered.block(&block, selector, to);
                 }
             });
             result?;

@@ -52,9 +52,8 @@ impl Writer {
 
     /// Checks all files, then writes until the last batch. Blocks the thread.
     pub fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        let (shelf, health) = (Arc::clone(&self.history.shelf), self.history.health.clone());
-        shelf.forget(wall_clock(), self.retention);
-        shelf.verify(&health);
+        self.history.shelf.forget(wall_clock(), self.retention);
+        self.check();
         while let Some(batch) = batches.blocking_recv() {
             let last = batch.last;
             self.take(batch, wall_clock());
@@ -62,6 +61,11 @@ impl Writer {
                 break;
             }
         }
+    }
+
+    /// Reads every file once, and sets aside those that are damaged.
+    pub fn check(&mut self) {
+        self.history.shelf.verify(&self.history.health);
     }
 
     /// Takes one batch at the machine's time `now`.

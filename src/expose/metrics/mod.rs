@@ -7,6 +7,7 @@
 
 mod connections;
 mod format;
+mod history;
 mod incidents;
 mod locks;
 mod openmetrics;
@@ -18,6 +19,7 @@ pub mod table;
 mod text;
 
 pub use format::Format;
+pub use history::put_history;
 pub use page::{Buckets, Family, LABEL_CHARS, Metric, Page, Type, Value};
 pub use self_health::{EngineTicks, REVISION, put_engine, put_losses, put_rejections, put_sources};
 

@@ -45,7 +45,19 @@ metrics! {
         "Samples thrown away: by the engine's queue, or (source=capture) missing in the capture";
     REJECTED_POINTS = Counter "snowpit_rejected_points_total"
         ["source", "reason"]
-        "Points of endpoint traffic that were refused";
+        "Points that were refused: of endpoint traffic, or (source=history) of our own series";
+    SERIES = Gauge "snowpit_series"
+        []
+        "Series that are being fed";
+    HISTORY_BYTES = Gauge "snowpit_history_bytes"
+        []
+        "Size of the history on disk, or in memory where nothing is kept on disk";
+    HISTORY_SAMPLES = Counter "snowpit_history_samples_total"
+        []
+        "Values that the history has taken in";
+    HISTORY_FAILURES = Counter "snowpit_history_failures_total"
+        ["reason"]
+        "What went wrong with the history on disk: write (tried again), read, damaged (file set aside), lost (block given up)";
     ENGINE_TICK = Histogram "snowpit_engine_tick_seconds"
         []
         "Time that the engine takes for one sample";

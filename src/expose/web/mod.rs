@@ -8,6 +8,7 @@ mod api;
 mod error;
 mod incidents;
 mod routes;
+mod series;
 mod serve;
 mod status;
 
@@ -23,6 +24,7 @@ use axum::routing::get;
 use tokio::sync::watch;
 
 use crate::engine::Snapshot;
+use crate::expose::history::SeriesReader;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
 use crate::observe::health::Health;
 use crate::observe::poll::unix_now;
@@ -39,6 +41,7 @@ pub struct WebState {
     ticks: Arc<EngineTicks>,
     /// Names of the configured targets.
     targets: Vec<String>,
+    series: Option<SeriesReader>,
     started_at: UnixSeconds,
 }
 
@@ -56,8 +59,16 @@ impl WebState {
             health,
             ticks,
             targets,
+            series: None,
             started_at: unix_now(),
         }
+    }
+
+    /// Series are read from there.
+    #[must_use]
+    pub fn with_series(mut self, reader: SeriesReader) -> Self {
+        self.series = Some(reader);
+        self
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -77,6 +88,7 @@ pub fn router(state: WebState) -> Router {
         .route("/api/v1/incidents", get(incidents::list))
         .route("/api/v1/incidents/{id}", get(incidents::one))
         .route("/api/v1/locks", get(api::locks))
+        .route("/api/v1/series", get(series::series))
         .route("/api/v1/advisory-locks", get(api::advisory_locks))
         .route("/api/v1/routes", get(routes::list))
         .fallback(|| async {
@@ -114,6 +126,8 @@ async fn metrics_page(
         state.health.rejections(),
         &snapshot.refused_points,
     );
+    let disk = state.series.as_ref().and_then(SeriesReader::disk);
+    metrics::put_history(&mut page, &snapshot.history, disk);
     metrics::engine_page(&mut page, &snapshot, &state.targets);
     let body = format.encode(page).map_err(|_| {
         ApiError::new(
