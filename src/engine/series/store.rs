@@ -241,7 +241,16 @@ impl Store {
     }
 
     fn seal(&mut self, rows: Option<Rows>) {
-        self.packing.extend(rows.and_then(Packing::new));
+        let Some(packing) = rows.and_then(Packing::new) else {
+            return;
+        };
+        // A source that is looked at seldom has few rows to pack with: what waits
+        // of it is packed now, or it would wait for ever.
+        let of_same = |other: &Packing| other.rows().source() == packing.rows().source();
+        while self.packing.iter().any(of_same) {
+            self.pack_some(usize::MAX);
+        }
+        self.packing.push_back(packing);
     }
 
     fn pack_some(&mut self, columns: usize) {

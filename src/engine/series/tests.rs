@@ -282,3 +282,18 @@ proptest! {
         prop_assert_eq!(found, taken);
     }
 }
+
+#[test]
+fn a_source_that_is_looked_at_seldom_is_packed_too() {
+    let mut store = Store::default();
+    store.hand_over(f64::INFINITY);
+    let labels: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+    for look in 0..100 {
+        let mut row = store.row(SOURCE, f64::from(look) * 300.0).unwrap();
+        for label in &labels {
+            row.put("x", &[("n", label)], f64::from(look));
+        }
+    }
+    // Two looks a block: all but the open one and the one before are packed.
+    assert_eq!(store.take_sealed().len(), 48);
+}
