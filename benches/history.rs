@@ -3,9 +3,10 @@
 //!
 //! `cargo bench --bench history` measures a minute or two of a real server, and
 //! 72 hours of 3,000 simulated series. `SNOWPIT_CAPTURE=DIR` (or files, with ":"
-//! between them) takes recorded polls instead of the minute; with
-//! `SNOWPIT_BENCH_HOURS=N` the simulation is shorter. It fails when a figure is
-//! over its budget.
+//! between them) takes recorded polls instead of the minute. With
+//! `SNOWPIT_BENCH_HOURS=N` only N hours, more than three, are simulated, and the
+//! files of the others are the same values at earlier times. It fails when a
+//! figure is over its budget.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use snowpit::config::Config;
 use snowpit::daemon;
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};
 use snowpit::engine::series::feed::{names, postgres_source};
-use snowpit::engine::series::{Block, Gathered, Key, Millis, Selector, Store};
+use snowpit::engine::series::{Block, BlockBuilder, Gathered, Key, Millis, Selector, Store};
 use snowpit::engine::{Engine, Settings};
 use snowpit::expose::history::segment::Segment;
 use snowpit::expose::history::{Batch, History, KEEP_SECONDS, Opened, Writer};
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<()> {
     let directory = tempfile::tempdir()?;
     let simulated = directory.path().join("simulated");
     let cost = simulate(&simulated)?;
+    lengthen(&simulated)?;
     let start = start(&simulated, cost.now)?;
     let window = windows(&simulated, cost.now)?;
     let bytes = match std::env::var("SNOWPIT_CAPTURE") {
@@ -75,10 +77,7 @@ struct Cost {
 /// 3,000 series at one a second: a third constant, a third gauges that change
 /// now and then, a quarter busy gauges, and a few counters of microseconds.
 fn simulate(directory: &Path) -> anyhow::Result<Cost> {
-    let hours = match std::env::var("SNOWPIT_BENCH_HOURS") {
-        Ok(hours) => hours.parse()?,
-        Err(_) => HOURS,
-    };
+    let hours = hours()?;
     let resident = resident_mib()?;
     let began = processor_seconds()?;
     let mut writer = History::open(directory, RETENTION, START)?.writer;
@@ -142,6 +141,48 @@ fn simulate(directory: &Path) -> anyhow::Result<Cost> {
         "{counts:?}"
     );
     Ok(Cost { memory, share, now })
+}
+
+fn hours() -> anyhow::Result<u32> {
+    match std::env::var("SNOWPIT_BENCH_HOURS") {
+        Ok(hours) => Ok(hours.parse::<u32>()?.clamp(4, HOURS)),
+        Err(_) => Ok(HOURS),
+    }
+}
+
+/// Makes files for the hours that were not simulated, out of those that were.
+fn lengthen(directory: &Path) -> anyhow::Result<()> {
+    let missing = i64::from(HOURS - hours()?);
+    let mut keys = Default::default();
+    for (number, segment) in segments(directory)?.into_iter().enumerate() {
+        let mut blocks = Vec::new();
+        segment.read(&mut keys, |_| true, |block| blocks.push(block))?;
+        let simulated = i64::from(hours()?);
+        for round in 1.. {
+            let earlier = round * simulated * 3_600_000;
+            let at = blocks.first().context("an empty segment")?.start() - earlier;
+            if at < START - missing * 3_600_000 {
+                break;
+            }
+            let shifted: Vec<Arc<Block>> = blocks
+                .iter()
+                .filter_map(|block| Some(Arc::new(shift(block, -earlier)?)))
+                .collect();
+            let name = format!("{:012}.segment", 1_000_000 + number as i64 * 1000 + round);
+            Segment::write(directory.join("series").join(name), &shifted, at)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same values at another time.
+fn shift(block: &Block, by: Millis) -> Option<Block> {
+    let times = block.times().iter().map(|t| t + by).collect();
+    let mut builder = BlockBuilder::new(Arc::clone(block.source()), times)?;
+    for (column, key) in block.keys().iter().enumerate() {
+        builder.push_packed(Arc::clone(key), block.packed(column)?);
+    }
+    Some(builder.finish())
 }
 
 fn hand_over(store: &mut Store, writer: &mut Writer, t: f64) {
