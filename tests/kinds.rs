@@ -539,6 +539,19 @@ fn an_application_that_locks_a_table_is_no_migration() {
 }
 
 #[test]
+fn a_vacuum_that_waits_for_its_turn_is_no_migration() {
+    let mut world = migration(500.0);
+    world.postgres.backends[0].has_written = false;
+    world.postgres.backends[0].state = Some("active".into());
+    world.postgres.backends[1].query = Some("VACUUM t".into());
+    world.postgres.locks[0].mode = "ShareUpdateExclusiveLock".into();
+    world.postgres.locks[1].mode = "ShareUpdateExclusiveLock".into();
+    world.postgres.locks.truncate(2);
+    world.looks(5);
+    assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+#[test]
 fn a_healthy_index_build_is_left_alone() {
     let mut world = World::new();
     world.idles(1, 5.0);

@@ -155,11 +155,8 @@ fn suspicion(
 ) -> Suspicion {
     let holder = lock.pid.unwrap_or(0);
     let pooler = &look.report.pooler;
-    let name = format!(
-        "{}/{}",
-        words::name(&pool.database),
-        words::name(&pool.user)
-    );
+    let (database, user) = (&pool.database, &pool.user);
+    let name = format!("{}/{}", words::name(database), words::name(user));
     let waiting = words::plural(servers.waiting as f64, "server");
     let queue = words::plural(f64::from(pool.cl_waiting), "client");
     let mut evidence = vec![
@@ -172,39 +169,11 @@ fn suspicion(
             "{queue} in the queue of the pool, the first for {}",
             words::duration(queue_wait(pool))
         ),
-        format!(
-            "{} holds the lock, verdict {}: {}",
-            scene.who(holder),
-            lock.verdict.as_str(),
-            lock.reason
-        ),
     ];
-    if servers.holder_taken {
-        evidence.push(format!(
-            "the holder's server is the only other one, and another client has it: whoever took the lock \
-             cannot reach backend {holder} to release it"
-        ));
-    } else {
-        evidence.push(
-            "the lock lies on a server outside this pool, and its client has gone".to_owned(),
-        );
-    }
-    if lock.verdict == Verdict::Orphaned {
-        evidence.push("the lock itself is told as orphaned_advisory_lock".to_owned());
-    }
-    let mut actions = vec![lock.action.clone(), terminate(holder)];
-    actions.retain(|action| !action.is_empty());
-    actions.dedup();
-    // RECONNECT ends a server only when its client lets go of it.
-    if servers.holder_taken {
-        actions.rotate_left(1);
-        actions.dedup();
-    }
+    evidence.extend(why_nobody_can(scene, lock, holder, servers));
     Suspicion {
         key: format!(
-            "{pooler}\u{1f}{}\u{1f}{}\u{1f}{}\u{1f}{}",
-            pool.database,
-            pool.user,
+            "{pooler}\u{1f}{database}\u{1f}{user}\u{1f}{}\u{1f}{}",
             scene.identity(holder),
             lock.key
         ),
@@ -218,8 +187,8 @@ fn suspicion(
             severity: Kind::PoolDeadlock.severity(),
             subject: fields(json!({
                 "pooler": pooler,
-                "database": pool.database,
-                "user": pool.user,
+                "database": database,
+                "user": user,
                 "key": lock.key,
                 "names": lock.names,
                 "pid": holder,
@@ -233,7 +202,44 @@ fn suspicion(
                 lock.key
             ),
             evidence,
-            actions,
+            actions: actions(lock, holder, servers),
         },
     }
+}
+
+fn why_nobody_can(
+    scene: &Scene<'_>,
+    lock: &AdvisoryLock,
+    holder: i32,
+    servers: &Servers,
+) -> Vec<String> {
+    let mut why = vec![format!(
+        "{} holds the lock, verdict {}: {}",
+        scene.who(holder),
+        lock.verdict.as_str(),
+        lock.reason
+    )];
+    why.push(if servers.holder_taken {
+        format!(
+            "the holder's server is the only other one, and another client has it: whoever took the lock \
+             cannot reach backend {holder} to release it"
+        )
+    } else {
+        "the lock lies on a server outside this pool, and its client has gone".to_owned()
+    });
+    if lock.verdict == Verdict::Orphaned {
+        why.push("the lock itself is told as orphaned_advisory_lock".to_owned());
+    }
+    why
+}
+
+/// `RECONNECT` is gentler, but ends a server only when its client lets go of it.
+fn actions(lock: &AdvisoryLock, holder: i32, servers: &Servers) -> Vec<String> {
+    let mut actions = vec![lock.action.clone(), terminate(holder)];
+    actions.retain(|action| !action.is_empty());
+    actions.dedup();
+    if servers.holder_taken {
+        actions.reverse();
+    }
+    actions
 }

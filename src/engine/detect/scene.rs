@@ -140,7 +140,12 @@ impl<'a> Scene<'a> {
 
     /// The moment `age` seconds before this look, on our own clock.
     pub fn onset(&self, age: f64) -> UnixSeconds {
-        self.looks.at - age
+        let onset = self.looks.at - age;
+        if onset.is_finite() {
+            onset
+        } else {
+            self.looks.at
+        }
     }
 
     /// Everybody in the tree behind a root, nearest first. A wait for a lock
