@@ -172,6 +172,8 @@ async fn every_kind_is_detected_and_recovers() {
         Vec::<Kind>::new(),
         "told beside what was staged"
     );
+    // An effect is told a moment before the snapshot that shows it.
+    seconds(2.0).await;
     let open = &play.daemon.snapshot().open;
     assert!(open.is_empty(), "{open:?}");
     play.daemon.shutdown(Duration::from_secs(3)).await;
