@@ -327,18 +327,26 @@ impl Cause {
                 return Self::Tls(one_line(&tls.to_string()));
             }
             if let Some(error) = cause.downcast_ref::<io::Error>() {
-                let inner = error
-                    .get_ref()
-                    .and_then(|e| e.downcast_ref::<rustls::Error>());
-                if let Some(tls) = inner {
+                if let Some(tls) = wrapped(error) {
                     return Self::Tls(one_line(&tls.to_string()));
                 }
-                io = Some(error.kind());
+                io = Some(innermost(error).kind());
             }
             next = cause.source();
         }
         io.map_or(Self::Other(last), Self::Io)
     }
+}
+
+/// The error of TLS in one of a stream, which may be wrapped more than once and
+/// is not its source.
+fn wrapped(error: &io::Error) -> Option<&rustls::Error> {
+    innermost(error).get_ref()?.downcast_ref()
+}
+
+fn innermost(error: &io::Error) -> &io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    inner.map_or(error, innermost)
 }
 
 /// A header in lower case; empty when it is absent.

@@ -236,7 +236,7 @@ impl<'a> Cursor<'a> {
             }
             // What is escaped is one byte, or stays as it is.
             escaped = true;
-            self.at += 1;
+            self.at = (self.at + 1).min(bytes.len());
         }
     }
 
@@ -329,7 +329,8 @@ impl<'a> Cursor<'a> {
         let mut taken = Some(Cow::Borrowed(""));
         let labels = self.labels(places, &mut taken);
         places.truncate(known);
-        let good = labels.is_ok() && number(self.token()).is_some();
+        labels.map_err(|_| BadLine::Exemplar)?;
+        let good = number(self.token()).is_some();
         let stamp = self.token();
         if good && (stamp.is_empty() || number(stamp).is_some()) && self.token().is_empty() {
             Ok(())
@@ -573,6 +574,7 @@ mod tests {
             ("a 1 # 0.5", BadLine::Exemplar),
             ("a 1 # {x=\"1\"}", BadLine::Exemplar),
             ("a 1 # {x=\"1\"} 1 2 3", BadLine::Exemplar),
+            ("a 1 # {x=\"1\\", BadLine::Exemplar),
             ("# TYPE a thing", BadLine::Type),
             ("# TYPE a", BadLine::Type),
             ("# TYPE \"a", BadLine::Type),
