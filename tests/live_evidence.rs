@@ -1,6 +1,7 @@
-//! One real avalanche of a real application with OpenTelemetry and query
-//! comments, through a real PgBouncer: who is named, and after how many seconds,
-//! by each kind of evidence alone and by all together.
+//! Real avalanches of real applications through a real PgBouncer: one with
+//! OpenTelemetry and query comments, one with a metrics page and no comments.
+//! Who is named, and after how many seconds, by each kind of evidence alone and
+//! by all together.
 //!
 //! Every sample is kept as it came, and given to one engine for each kind of
 //! evidence, with the other kinds taken out. So all are measured on the same
@@ -9,12 +10,14 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::Stage;
+use common::apps::App;
 use snowpit::config::Config;
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions};
 use snowpit::engine::incident::{Cause, Kind};
@@ -23,8 +26,9 @@ use snowpit::engine::{Engine, Settings};
 use snowpit::observe::Source;
 use snowpit::observe::health::Health;
 use snowpit::observe::otlp::{Listeners, OtlpConfig};
-use snowpit::observe::poll::unix_now;
+use snowpit::observe::poll::{Pace, Poller, unix_now};
 use snowpit::observe::postgres::PostgresSource;
+use snowpit::observe::scrape::{ScrapeSource, account};
 use snowpit::sample::{Report, Sample, TrafficVia};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -43,7 +47,6 @@ const SURGE: Duration = Duration::from_secs(50);
 const USUAL_RATE: f64 = 25.0;
 const SLOW_RATE: f64 = 0.2;
 const SURGE_RATE: f64 = 4.0;
-const SLOW: &str = "GET /reports/<name>";
 
 /// The application of tests/apps/otel.
 struct Shop {
@@ -52,7 +55,7 @@ struct Shop {
 }
 
 impl Shop {
-    async fn start(stage: &Stage, endpoint: std::net::SocketAddr) -> Self {
+    async fn start(stage: &Stage, endpoint: SocketAddr) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let python = root.join(".tools/otel/bin/python");
         assert!(
@@ -114,8 +117,8 @@ async fn load(
     }
 }
 
-fn usual(number: u32) -> String {
-    if number % 3 == 0 {
+fn usual_at_the_shop(number: u32) -> String {
+    if number.is_multiple_of(3) {
         "/health".to_owned()
     } else {
         format!("/users/{number}")
@@ -123,11 +126,23 @@ fn usual(number: u32) -> String {
 }
 
 /// Two statements of 4 to 5 s.
-fn slow(number: u32) -> String {
-    format!(
-        "/reports/r{number}?seconds={}",
-        4.0 + f64::from(number % 5) * 0.25
-    )
+fn slow_at_the_shop(number: u32) -> String {
+    let seconds = 4.0 + f64::from(number % 5) * 0.25;
+    format!("/reports/r{number}?seconds={seconds}")
+}
+
+fn usual_with_a_page(number: u32) -> String {
+    if number.is_multiple_of(3) {
+        "/packages".to_owned()
+    } else {
+        format!("/packages/p{number}")
+    }
+}
+
+/// One statement of 8 to 10 s.
+fn slow_with_a_page(number: u32) -> String {
+    let seconds = 8.0 + f64::from(number % 5) * 0.5;
+    format!("/reports/{number}?seconds={seconds}")
 }
 
 async fn roomy(postgres: &snowpit::demo::servers::Postgres) -> PgBouncer {
@@ -156,39 +171,85 @@ async fn watch(config: Config, samples: mpsc::Sender<Sample>, stop: Cancellation
     }
 }
 
-/// The samples of the incident, and when the surge began.
-async fn incident() -> (Vec<Sample>, f64) {
-    let stage = Stage::start_with(roomy).await;
-    let config = OtlpConfig {
-        grpc_listen: Some("127.0.0.1:0".parse().unwrap()),
-        http_listen: None,
-    };
-    let listeners = Listeners::bind(config).await.unwrap();
-    let endpoint = listeners.addresses().grpc_listen.unwrap();
-    let (sender, mut inbox) = mpsc::channel(10_000);
-    let stop = CancellationToken::new();
-    let services = vec!["shop".to_owned()];
-    tokio::spawn(listeners.serve(services, sender.clone(), Health::new(), stop.clone()));
-    let shop = Shop::start(&stage, endpoint).await;
-    let config = common::parse(&stage.configuration(""));
-    tokio::spawn(watch(config, sender, stop.clone()));
+/// What came in during an avalanche, and when the surge began.
+struct Incident {
+    samples: Vec<Sample>,
+    began: f64,
+}
 
-    let rare = Arc::new(Mutex::new(SLOW_RATE));
-    let steady = Arc::new(Mutex::new(USUAL_RATE));
-    tokio::spawn(load(shop.address.clone(), steady, usual, stop.clone()));
-    tokio::spawn(load(
-        shop.address.clone(),
-        Arc::clone(&rare),
-        slow,
-        stop.clone(),
-    ));
-    let mut samples = Vec::new();
-    keep(&mut inbox, &mut samples, QUIET).await;
-    *rare.lock().unwrap() = SURGE_RATE;
-    let began = unix_now();
-    keep(&mut inbox, &mut samples, SURGE).await;
-    stop.cancel();
-    (samples, began)
+impl Incident {
+    /// Stages the surge on the application at this address, and keeps what comes
+    /// in meanwhile.
+    async fn stage(
+        address: String,
+        usual: fn(u32) -> String,
+        slow: fn(u32) -> String,
+        mut inbox: mpsc::Receiver<Sample>,
+        stop: &CancellationToken,
+    ) -> Self {
+        let rare = Arc::new(Mutex::new(SLOW_RATE));
+        let steady = Arc::new(Mutex::new(USUAL_RATE));
+        tokio::spawn(load(address.clone(), steady, usual, stop.clone()));
+        tokio::spawn(load(address, Arc::clone(&rare), slow, stop.clone()));
+        let mut samples = Vec::new();
+        keep(&mut inbox, &mut samples, QUIET).await;
+        *rare.lock().unwrap() = SURGE_RATE;
+        let began = unix_now();
+        keep(&mut inbox, &mut samples, SURGE).await;
+        stop.cancel();
+        Self { samples, began }
+    }
+
+    /// With tags and OTLP.
+    async fn at_the_shop() -> Self {
+        let stage = Stage::start_with(roomy).await;
+        let config = OtlpConfig {
+            grpc_listen: Some("127.0.0.1:0".parse().unwrap()),
+            http_listen: None,
+        };
+        let listeners = Listeners::bind(config).await.unwrap();
+        let endpoint = listeners.addresses().grpc_listen.unwrap();
+        let (sender, inbox) = mpsc::channel(10_000);
+        let stop = CancellationToken::new();
+        let services = vec!["shop".to_owned()];
+        tokio::spawn(listeners.serve(services, sender.clone(), Health::new(), stop.clone()));
+        let shop = Shop::start(&stage, endpoint).await;
+        let config = common::parse(&stage.configuration(""));
+        tokio::spawn(watch(config, sender, stop.clone()));
+        let address = shop.address.clone();
+        Self::stage(address, usual_at_the_shop, slow_at_the_shop, inbox, &stop).await
+    }
+
+    /// With a metrics page.
+    async fn with_a_page() -> Self {
+        let stage = Stage::start_with(roomy).await;
+        let dsn = format!(
+            "host=127.0.0.1 port={} user=app dbname=app application_name=shop",
+            stage.pooler.port()
+        );
+        let app = App::python(Some(&dsn)).await;
+        let more = format!(
+            "[[service]]\nname = \"shop\"\napplications = [\"shop\"]\nscrape = {{ url = \"{}\" }}\n",
+            app.url("/metrics")
+        );
+        let config = common::parse(&stage.configuration(&more));
+        let (sender, inbox) = mpsc::channel(10_000);
+        let (health, stop) = (Health::new(), CancellationToken::new());
+        for page in &config.scrape {
+            let pace = Pace {
+                interval: page.interval,
+                timeout: page.timeout,
+            };
+            println!("the page is read every {:?}", page.interval);
+            let rejections = health.rejections().clone();
+            let source = ScrapeSource::new(page, account("shop"), rejections);
+            let poller = Poller::new(source, pace, sender.clone(), &health);
+            tokio::spawn(poller.run(stop.clone()));
+        }
+        tokio::spawn(watch(config, sender, stop.clone()));
+        let address = app.url("");
+        Self::stage(address, usual_with_a_page, slow_with_a_page, inbox, &stop).await
+    }
 }
 
 async fn keep(inbox: &mut mpsc::Receiver<Sample>, samples: &mut Vec<Sample>, time: Duration) {
@@ -234,7 +295,8 @@ fn only(sample: &Sample, evidence: &Evidence) -> Option<Sample> {
 
 /// (detected, named right) in seconds from the beginning of the surge. Nobody
 /// else may ever be named.
-fn judge(samples: &[Sample], began: f64, evidence: &Evidence) -> (Option<f64>, Option<f64>) {
+fn judge(incident: &Incident, right: &str, evidence: &Evidence) -> (Option<f64>, Option<f64>) {
+    let Incident { samples, began } = incident;
     let mut settings = Settings {
         targets: vec!["main".to_owned()],
         services: vec![Service {
@@ -257,11 +319,8 @@ fn judge(samples: &[Sample], began: f64, evidence: &Evidence) -> (Option<f64>, O
             detected.get_or_insert(t - began);
             if incident.cause == Some(Cause::Endpoint) {
                 let first = &incident.attribution[0];
-                assert!(
-                    first.route.ends_with("/reports/<name>"),
-                    "{}: {incident:#?}",
-                    evidence.name
-                );
+                let name = evidence.name;
+                assert!(first.route.ends_with(right), "{name}: {incident:#?}");
                 if named.is_none() {
                     println!("{}: {}", evidence.name, incident.summary);
                     for sentence in &incident.evidence {
@@ -275,34 +334,31 @@ fn judge(samples: &[Sample], began: f64, evidence: &Evidence) -> (Option<f64>, O
     (detected, named)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_kind_of_evidence_names_the_route_of_a_real_avalanche() {
-    snowpit::observe::tls::use_ring();
-    let (samples, began) = incident().await;
-    let metrics: &[TrafficVia] = &[TrafficVia::OtlpMetrics];
-    let spans: &[TrafficVia] = &[TrafficVia::OtlpSpans];
-    let both: &[TrafficVia] = &[TrafficVia::OtlpMetrics, TrafficVia::OtlpSpans];
-    let kinds = [
-        ("tags only", true, &[][..], false),
-        ("OTLP metrics only", false, metrics, true),
-        ("OTLP spans only", false, spans, false),
-        ("OTLP only", false, both, true),
-        ("tags and OTLP", true, both, true),
-    ];
+const METRICS: &[TrafficVia] = &[TrafficVia::OtlpMetrics];
+const SPANS: &[TrafficVia] = &[TrafficVia::OtlpSpans];
+const OTLP: &[TrafficVia] = &[TrafficVia::OtlpMetrics, TrafficVia::OtlpSpans];
+const SCRAPE: &[TrafficVia] = &[TrafficVia::Scrape];
+
+/// Prints the table of one incident, and holds it against the limits.
+fn settle(
+    incident: &Incident,
+    right: &str,
+    kinds: &[(&'static str, bool, &'static [TrafficVia], bool)],
+) {
     let mut table = Vec::new();
-    for (name, tags, ways, gauges) in kinds {
+    for &(name, tags, ways, gauges) in kinds {
         let evidence = Evidence {
             name,
             tags,
             ways,
             gauges,
         };
-        let (detected, named) = judge(&samples, began, &evidence);
+        let (detected, named) = judge(incident, right, &evidence);
         table.push((name, detected, named));
     }
-    println!("evidence, seconds from the beginning of the surge to the incident and to {SLOW}:");
+    println!("seconds from the beginning of the surge to the incident and to {right}:");
     for (name, detected, named) in &table {
-        println!("  {name:<20} {detected:>6.1?} {named:>6.1?}");
+        println!("  {name:<24} {detected:>6.1?} {named:>6.1?}");
     }
     for (name, detected, named) in table {
         assert!(
@@ -311,4 +367,30 @@ async fn each_kind_of_evidence_names_the_route_of_a_real_avalanche() {
         );
         assert!(named.is_some_and(|after| after < 50.0), "{name}: {named:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_kind_of_evidence_names_the_route_of_a_real_avalanche() {
+    snowpit::observe::tls::use_ring();
+    let incident = Incident::at_the_shop().await;
+    settle(
+        &incident,
+        "/reports/<name>",
+        &[
+            ("tags only", true, &[], false),
+            ("OTLP metrics only", false, METRICS, true),
+            ("OTLP spans only", false, SPANS, false),
+            ("OTLP only", false, OTLP, true),
+            ("tags and OTLP", true, OTLP, true),
+        ],
+    );
+    let incident = Incident::with_a_page().await;
+    settle(
+        &incident,
+        "/reports/{id}",
+        &[
+            ("scrape only", false, SCRAPE, true),
+            ("scrape without its gauge", false, SCRAPE, false),
+        ],
+    );
 }

@@ -407,6 +407,31 @@ fn nobody_is_named_for_what_is_not_theirs() {
 }
 
 #[test]
+fn one_endpoint_silence_and_zeroes_name_nobody() {
+    let cron = |endpoints: Vec<Endpoint>| World {
+        others: Some(("cron", 40, false)),
+        ..world(endpoints, &[COUNTERS])
+    };
+    never_named(&cron(vec![Endpoint::steady("/only", 50.0, 0.05)]), 60.0);
+    never_named(&cron(vec![Endpoint::steady("/zero", 0.0, 0.0)]), 60.0);
+    never_named(&cron(Vec::new()), 60.0);
+    // Reports end long before the onset, and begin with it.
+    let world = world(avalanche(), &[COUNTERS]);
+    for told in [START..START + 60.0, ONSET..ONSET + 60.0] {
+        let mut engine = engine();
+        for sample in world.samples(60.0) {
+            let is_traffic = matches!(sample.report, Report::Traffic(_));
+            if is_traffic && !told.contains(&sample.t) {
+                continue;
+            }
+            for effect in engine.apply(sample) {
+                assert!(!is_named(&effect.incident), "{:#?}", effect.incident);
+            }
+        }
+    }
+}
+
+#[test]
 fn traces_exonerate_a_long_poll_that_rises_at_the_same_time() {
     let mut endpoints = avalanche();
     let mut poll = Endpoint::steady("GET /events", 1.0, 8.0);

@@ -7,7 +7,9 @@
 mod pgbouncer;
 mod postgres;
 mod render;
+mod services;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -186,10 +188,28 @@ pub async fn look(config: &Config) -> Report {
         report.sources.push(source);
         report.findings.extend(findings);
     }
+    report.findings.extend(ties(config).await);
     report.findings.extend(notes);
     // What is missing comes first; the sort keeps the order otherwise.
     report.findings.sort_by_key(|f| f.level != Level::Missing);
     report
+}
+
+/// How the services are tied to the targets that answer.
+async fn ties(config: &Config) -> Vec<Finding> {
+    if config.settings.services.is_empty() {
+        return Vec::new();
+    }
+    let mut looks = JoinSet::new();
+    for source in config.postgres.clone() {
+        looks.spawn(async move {
+            let sessions = services::sessions(&source).await?;
+            Some((source.name, sessions))
+        });
+    }
+    let looks = looks.join_all().await;
+    let sessions: BTreeMap<_, _> = looks.into_iter().flatten().collect();
+    services::findings(config, &sessions)
 }
 
 fn poolers(config: &Config) -> Option<Finding> {

@@ -82,6 +82,15 @@ impl Book {
             .and_then(|&place| self.tracks.get(place))
     }
 
+    /// When it was last told of anything.
+    pub fn newest(&self) -> UnixSeconds {
+        let times = [self.until, self.running_at];
+        times
+            .into_iter()
+            .flatten()
+            .fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// A report covers this span, whether or not a route is in it.
     pub fn cover(&mut self, from: UnixSeconds, until: UnixSeconds) {
         self.since = Some(self.since.map_or(from, |since| since.min(from)));

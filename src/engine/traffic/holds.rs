@@ -73,16 +73,16 @@ impl Holds {
         }
     }
 
-    /// The duration in seconds that this part of the requests stays under;
+    /// The durations in seconds that these parts of the requests stay under;
     /// `None` without requests.
-    pub fn quantile(&self, quantile: f64) -> Option<f64> {
+    pub fn quantiles<const N: usize>(&self, parts: [f64; N]) -> [Option<f64>; N] {
         let Some(previous) = &self.previous else {
-            return read(&self.current, quantile);
+            return parts.map(|part| read(&self.current, part));
         };
         let mut both = previous.clone();
         match both.add(&self.current) {
-            Ok(()) => read(&both, quantile),
-            Err(_) => read(&self.current, quantile),
+            Ok(()) => parts.map(|part| read(&both, part)),
+            Err(_) => parts.map(|part| read(&self.current, part)),
         }
     }
 
@@ -122,6 +122,12 @@ fn milliseconds(seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Holds {
+        fn quantile(&self, part: f64) -> Option<f64> {
+            self.quantiles([part])[0]
+        }
+    }
 
     fn buckets(pairs: &[(f64, f64)]) -> Vec<DurationBucket> {
         let bucket = |&(upper, count): &(f64, f64)| DurationBucket {

@@ -38,6 +38,9 @@ const LONGEST: f64 = 300.0;
 /// Services kept, each in up to four ways.
 const MAX_SERVICES: usize = 200;
 
+/// A service that is silent for this long, in seconds, can make room.
+const SERVICE_GONE: f64 = 600.0;
+
 /// Routes kept of all services together. A route takes two to four kilobytes.
 const MAX_TRACKS: usize = 20_000;
 
@@ -110,8 +113,7 @@ impl Traffic {
             return self.refuse(via, reason::BAD_VALUE, points);
         }
         let tracks = self.tracks();
-        let known = self.services.len();
-        if !self.services.contains_key(&report.service) && known >= MAX_SERVICES {
+        if !self.services.contains_key(&report.service) && !self.has_room(t, &report.service) {
             return self.refuse(via, reason::TOO_MANY_SERVICES, points);
         }
         let ways = self.services.entry(report.service.clone()).or_default();
@@ -135,6 +137,19 @@ impl Traffic {
         self.refuse(via, reason::BAD_VALUE, bad);
         self.refuse(via, reason::TOO_MANY_ROUTES, many);
         self.stale = true;
+    }
+
+    /// A configured service has a place always; any other when one is free or
+    /// somebody has been silent for long.
+    fn has_room(&mut self, t: UnixSeconds, service: &str) -> bool {
+        if self.services.len() >= MAX_SERVICES {
+            let configured = &self.configured;
+            self.services.retain(|name, ways| {
+                configured.iter().any(|known| known.name == *name)
+                    || ways.values().any(|book| t - book.newest() <= SERVICE_GONE)
+            });
+        }
+        self.services.len() < MAX_SERVICES || self.configured.iter().any(|s| s.name == service)
     }
 
     fn refuse(&mut self, via: TrafficVia, reason: &'static str, count: u64) {

@@ -189,6 +189,32 @@ fn a_hundred_thousand_routes_are_bounded() {
     );
 }
 
+#[test]
+fn a_flood_of_services_leaves_room_for_the_configured_and_passes() {
+    let mut traffic = Traffic::new(&[Service {
+        name: "registry".to_owned(),
+        targets: vec!["main".to_owned()],
+        applications: Vec::new(),
+    }]);
+    let told = |t: f64, service: String| TrafficReport {
+        service,
+        ..report(t, 5.0, vec![route("/a", 1.0, 1.0)])
+    };
+    for i in 0..300 {
+        traffic.apply(1_000.0, &told(1_000.0, format!("flood-{i}")));
+    }
+    assert_eq!(traffic.services().len(), MAX_SERVICES);
+    assert_eq!(
+        traffic.refused()[&("scrape", reason::TOO_MANY_SERVICES)],
+        100
+    );
+    traffic.apply(1_001.0, &told(1_001.0, "registry".to_owned()));
+    assert!(traffic.services().contains_key("registry"));
+    traffic.apply(2_000.0, &told(2_000.0, "late".to_owned()));
+    assert!(traffic.services().contains_key("late"));
+    assert_eq!(traffic.services().len(), 2);
+}
+
 proptest! {
     #[test]
     fn nothing_that_comes_in_makes_it_panic(

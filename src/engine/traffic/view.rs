@@ -134,12 +134,30 @@ pub(super) fn make(traffic: &Traffic, targets: &[&str]) -> TrafficView {
         );
     }
     let left_out = cut(&mut routes, SHOWN, RouteView::concurrency).len();
+    put_quantiles(&mut routes, traffic);
     let rest = cut(&mut totals, COUNTERS, |total| total.requests);
     TrafficView {
         routes,
         left_out,
         totals,
         other_total: (!rest.is_empty()).then(|| rest.iter().map(|total| total.requests).sum()),
+    }
+}
+
+/// Only for what is shown: a quantile costs microseconds.
+fn put_quantiles(routes: &mut [RouteView], traffic: &Traffic) {
+    for route in routes {
+        let Some(ways) = traffic.services().get(&*route.service) else {
+            continue;
+        };
+        for source in &mut route.sources {
+            let track = ways
+                .get(&source.via)
+                .and_then(|book| book.track(&route.route));
+            if let Some(holds) = track.and_then(|track| track.holds.as_ref()) {
+                [source.p50, source.p99] = holds.quantiles([0.5, 0.99]);
+            }
+        }
     }
 }
 
@@ -173,8 +191,8 @@ fn figures(via: TrafficVia, book: &Book, track: &Track) -> ViaView {
             .database
             .as_ref()
             .and_then(|database| mean(database.sum(from, to))),
-        p50: track.holds.as_ref().and_then(|holds| holds.quantile(0.5)),
-        p99: track.holds.as_ref().and_then(|holds| holds.quantile(0.99)),
+        p50: None,
+        p99: None,
         in_flight,
         concurrency: in_flight.unwrap_or(seconds / (to - from).max(1.0)),
     }

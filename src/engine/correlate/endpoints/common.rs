@@ -178,9 +178,12 @@ fn slower(rows: &mut [Row]) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    /// (rate, duration) before, and since.
-    fn of(endpoints: &[((f64, f64), (f64, f64))]) -> Common {
-        let ended = |window: f64, (rate, hold): (f64, f64)| Ended {
+    /// A rate and a duration.
+    type Pair = (f64, f64);
+
+    /// Of endpoints before, and since.
+    fn of(endpoints: &[(Pair, Pair)]) -> Common {
+        let ended = |window: f64, (rate, hold): Pair| Ended {
             window,
             requests: rate * window,
             seconds: rate * window * hold,
