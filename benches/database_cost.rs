@@ -6,6 +6,10 @@
 //! idle, for which the budget of twice the floor holds, and all of them in a
 //! transaction with a route tag, which is what an avalanche looks like.
 //!
+//! A third one has 300 sessions that wait for row locks in 20 chains. There a
+//! poll is held against what a person would type: all of `pg_locks`, and that
+//! count.
+//!
 //! `cargo bench --bench database_cost [-- BACKENDS]`. The clients live in a
 //! child process, so that memory and processor time are those of the poller.
 
@@ -16,7 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use snowpit::config::{Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::{Postgres, PostgresOptions, connect};
+use snowpit::engine::locks::graph;
 use snowpit::observe::postgres::PostgresSource;
+use snowpit::sample::PostgresReport;
 use tokio_postgres::{Client, Config};
 
 const BACKENDS: u32 = 3_000;
@@ -26,6 +32,14 @@ const ROUNDS: usize = 41;
 
 /// One poll may cost this much of the floor while every backend is idle.
 const BUDGET: f64 = 2.0;
+
+/// One poll may cost this much of the bare reads of locks and activity while
+/// sessions wait.
+const WAITING_BUDGET: f64 = 1.5;
+
+/// Chains of waiters, and the sessions in each: one that holds and 15 that wait.
+const CHAINS: u32 = 20;
+const CHAIN: u32 = 16;
 
 /// What a session of a web application leaves as its text, with the tags of a
 /// comment as a library writes them.
@@ -39,7 +53,7 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match words[..] {
         ["hold", port, backends, busy] => {
-            runtime.block_on(hold(port.parse()?, backends.parse()?, busy == "busy"))
+            runtime.block_on(hold(port.parse()?, backends.parse()?, busy))
         }
         ["--bench"] => runtime.block_on(measure(BACKENDS)),
         [backends, "--bench"] => runtime.block_on(measure(backends.parse()?)),
@@ -66,6 +80,11 @@ async fn measure(backends: u32) -> anyhow::Result<()> {
     ensure!(
         idle <= BUDGET,
         "one poll costs {idle:.2} times the count, over the budget of {BUDGET}"
+    );
+    let waiting = waiting(&postgres, backends).await?;
+    ensure!(
+        waiting <= WAITING_BUDGET,
+        "one poll costs {waiting:.2} times the bare reads, over the budget of {WAITING_BUDGET}"
     );
     Ok(())
 }
@@ -110,6 +129,59 @@ async fn situation(postgres: &Postgres, backends: u32, kind: &str) -> anyhow::Re
     // Backends leave some time after their clients.
     wait_for_quiet(&client).await?;
     Ok(ratio)
+}
+
+/// Chains of waiters; returns one poll as a ratio of the bare reads.
+async fn waiting(postgres: &Postgres, backends: u32) -> anyhow::Result<f64> {
+    let rows = "CREATE TABLE chain (id int PRIMARY KEY, v int); \
+                INSERT INTO chain SELECT i, 0 FROM generate_series(0, 319) i";
+    postgres.execute("postgres", rows).await?;
+    let mut clients = Holder::start(postgres.port(), backends, "waiting")?;
+    let client = postgres.connect("postgres", "postgres").await?;
+    let count = client
+        .prepare("SELECT count(*) FROM pg_stat_activity")
+        .await?;
+    let locks = client.prepare("SELECT * FROM pg_locks").await?;
+    let mut source = source(postgres.port());
+    let waiters = u64::from(CHAINS * (CHAIN - 1));
+    while told_waiters(&source.look().await?) < waiters {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (mut bare, mut polls, mut graphs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let began = now();
+        client.query(&locks, &[]).await?;
+        client.query_one(&count, &[]).await?;
+        bare.push(began.elapsed());
+        let began = now();
+        let report = source.look().await?;
+        polls.push(began.elapsed());
+        let began = now();
+        let graph = graph::build(&report, 0.0);
+        graphs.push(began.elapsed());
+        let deepest = graph.roots.iter().map(|root| root.depth);
+        ensure!(
+            graph.roots.len() == CHAINS as usize && deepest.eq([CHAIN - 1; CHAINS as usize]),
+            "{} roots instead of {CHAINS}",
+            graph.roots.len()
+        );
+    }
+    let (bare, poll, graph) = (median(bare), median(polls), median(graphs));
+    let ratio = poll.as_secs_f64() / bare.as_secs_f64();
+    println!(
+        "{waiters} wait in {CHAINS} chains: pg_locks and count(*) {:.2} ms, one poll {:.2} ms, ratio {ratio:.2}, the graph {:.2} ms",
+        millis(bare),
+        millis(poll),
+        millis(graph),
+    );
+    clients.end()?;
+    wait_for_quiet(&client).await?;
+    Ok(ratio)
+}
+
+fn told_waiters(report: &PostgresReport) -> u64 {
+    let locks = report.locks.iter();
+    locks.filter(|lock| !lock.granted).count() as u64
 }
 
 fn source(port: u16) -> PostgresSource {
@@ -180,7 +252,7 @@ impl Drop for Holder {
 }
 
 /// The child: opens the sessions, says so, and keeps them until its input ends.
-async fn hold(port: u16, backends: u32, busy: bool) -> anyhow::Result<()> {
+async fn hold(port: u16, backends: u32, kind: &str) -> anyhow::Result<()> {
     let mut clients = Vec::new();
     for number in 0..backends {
         let mut config = Config::new();
@@ -195,10 +267,22 @@ async fn hold(port: u16, backends: u32, busy: bool) -> anyhow::Result<()> {
         let tags = format!(
             "/*application='service',route='%2Fapi%2Fv{route}%2F%3Cname%3E',traceparent='00-{number:032x}-{number:016x}-01'*/"
         );
-        let begin = if busy { "BEGIN; " } else { "" };
-        client
-            .batch_execute(&format!("{begin}{STATEMENT} {tags}"))
-            .await?;
+        let begin = if kind == "busy" { "BEGIN; " } else { "" };
+        if kind == "waiting" && number < CHAINS * CHAIN {
+            let own = format!("BEGIN; UPDATE chain SET v = 1 WHERE id = {number}");
+            client.batch_execute(&own).await?;
+            if number % CHAIN > 0 {
+                tokio::spawn(async move {
+                    let before = format!("UPDATE chain SET v = 2 WHERE id = {} {tags}", number - 1);
+                    let _ = client.batch_execute(&before).await;
+                });
+                continue;
+            }
+        } else {
+            client
+                .batch_execute(&format!("{begin}{STATEMENT} {tags}"))
+                .await?;
+        }
         clients.push(client);
     }
     println!("ready");

@@ -19,6 +19,8 @@ pub async fn server() -> Postgres {
             set("max_worker_processes", "32"),
             set("max_parallel_workers", "24"),
             set("max_locks_per_transaction", "256"),
+            // Room for predicate locks on single rows.
+            set("max_pred_locks_per_transaction", "1024"),
             set("deadlock_timeout", "1h"),
         ],
         ..PostgresOptions::default()
