@@ -1,8 +1,8 @@
 //! One line of a capture made into a sample.
 //!
-//! The line is read twice: first only for what it is, then as the report of
-//! that source. That is several times faster than to let serde find the kind
-//! of a tagged, flattened type, which keeps every value apart first.
+//! First it is found out what the line is, then it is read as the report of that
+//! source. That is several times faster than to let serde find the kind of a
+//! tagged, flattened type, which keeps every value apart first.
 
 use std::borrow::Cow;
 
@@ -41,6 +41,11 @@ pub fn parse(bytes: &[u8]) -> Result<Line, LineProblem> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Line::Blank);
     }
+    if let Some((t, source)) = beginning(bytes)
+        && let Some(report) = report(source, bytes)
+    {
+        return Ok(Line::Sample(Box::new(Sample { t, report: report? })));
+    }
     let head: Head<'_> = serde_json::from_slice(bytes).map_err(malformed)?;
     match head.snowpit_capture {
         Some(version) if version == u64::from(super::FORMAT) => return Ok(Line::Header),
@@ -50,17 +55,42 @@ pub fn parse(bytes: &[u8]) -> Result<Line, LineProblem> {
     let Some(t) = head.t else {
         return Err(LineProblem::Malformed("it has no \"t\"".to_owned()));
     };
-    let report = match head.source.as_deref() {
-        Some("postgres") => Report::Postgres(read(bytes).map_err(malformed)?),
-        Some("pgbouncer") => Report::Pgbouncer(read(bytes).map_err(malformed)?),
-        Some("traffic") => Report::Traffic(read(bytes).map_err(malformed)?),
-        Some(other) => {
-            let word: String = other.chars().take(WORD_CHARS).collect();
-            return Err(LineProblem::Source(word));
-        }
-        None => return Err(LineProblem::Malformed("it has no \"source\"".to_owned())),
+    let Some(source) = head.source.as_deref() else {
+        return Err(LineProblem::Malformed("it has no \"source\"".to_owned()));
     };
-    Ok(Line::Sample(Box::new(Sample { t, report })))
+    let Some(report) = report(source, bytes) else {
+        let word: String = source.chars().take(WORD_CHARS).collect();
+        return Err(LineProblem::Source(word));
+    };
+    Ok(Line::Sample(Box::new(Sample { t, report: report? })))
+}
+
+/// Time and source of a line that begins with them, as those do that snowpit
+/// writes: it need not be read twice.
+fn beginning(bytes: &[u8]) -> Option<(f64, &str)> {
+    let rest = bytes.strip_prefix(b"{\"t\":")?;
+    let end = rest.iter().position(|byte| *byte == b',')?;
+    let (number, rest) = rest.split_at_checked(end)?;
+    let rest = rest.strip_prefix(b",\"source\":\"")?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    let digits = |byte: &u8| byte.is_ascii_digit() || b"+-.eE".contains(byte);
+    if !number.iter().all(digits) {
+        return None;
+    }
+    let t: f64 = std::str::from_utf8(number).ok()?.parse().ok()?;
+    let source = std::str::from_utf8(rest.get(..end)?).ok()?;
+    t.is_finite().then_some((t, source))
+}
+
+/// `None` for a source that is not known.
+fn report(source: &str, bytes: &[u8]) -> Option<Result<Report, LineProblem>> {
+    let report = match source {
+        "postgres" => read(bytes).map(Report::Postgres),
+        "pgbouncer" => read(bytes).map(Report::Pgbouncer),
+        "traffic" => read(bytes).map(Report::Traffic),
+        _ => return None,
+    };
+    Some(report.map_err(malformed))
 }
 
 /// Reads an object of a capture, where null and absent mean the same, which
@@ -155,6 +185,9 @@ mod tests {
             ("[1]", "is no sample"),
             ("{", "EOF"),
             (r#"{"t":1e999,"source":"postgres"}"#, "number out of range"),
+            (r#"{"t":1.,"source":"postgres"}"#, "is no sample"),
+            (r#"{"t":+1,"source":"postgres"}"#, "is no sample"),
+            (r#"{"t":1,"source":"postgres""#, "EOF"),
             (r#"{"t":NaN,"source":"postgres"}"#, "expected"),
             (r#"{"source":"postgres","target":"main"}"#, "no \"t\""),
             (r#"{"t":1}"#, "no \"source\""),

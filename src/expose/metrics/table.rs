@@ -42,7 +42,7 @@ metrics! {
         "The interval in force, longer than the configured one when polls are slow or fail";
     DROPPED_SAMPLES = Counter "snowpit_dropped_samples_total"
         ["source", "reason"]
-        "Samples thrown away: by the engine's queue, or (source=capture) missing in the capture";
+        "Samples thrown away before the engine; of sources capture and journal what is missing there";
     REJECTED_POINTS = Counter "snowpit_rejected_points_total"
         ["source", "reason"]
         "Points that were refused: of endpoint traffic, or (source=history) of our own series";
