@@ -32,6 +32,13 @@ const INSTANCES: usize = 1_024;
 /// than a series is remembered, or it would seem to begin again.
 const INSTANCE_IDLE: f64 = 600.0;
 
+/// Starts told apart of one instance. Most SDKs have one for all series; some
+/// begin each series by itself, and then the start says all.
+const STARTS: usize = 64;
+
+/// Nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
 /// Points of one export have the same time, or nearly. Exports are a second
 /// apart at least.
 const SAME_EXPORT: f64 = 0.5;
@@ -53,10 +60,13 @@ struct Instance {
     seen: UnixSeconds,
     /// It tells of requests by the stable name.
     stable: bool,
-    exports: [Exports; 4],
+    /// By metric and the second in which its series began to count. Processes
+    /// may have the same resource, and what one exported says nothing of what
+    /// another had.
+    exports: HashMap<(MetricName, u64), Exports>,
 }
 
-/// When a metric of an instance was exported last, and the time before.
+/// When such series were exported last, and the time before.
 #[derive(Debug, Default, Clone, Copy)]
 struct Exports {
     last: UnixSeconds,
@@ -91,7 +101,7 @@ impl Memory {
     /// apart by the second in which they began to count; a start that wobbles
     /// around a full second is still one start.
     fn key(&self, instance: u64, metric: MetricName, point: &Point<'_>, layout: u64) -> (u64, u64) {
-        let second = point.start / 1_000_000_000;
+        let second = point.start / SECOND;
         let key = |second: u64| {
             let what = (point.identity, metric, layout, second);
             (instance, self.hasher.hash_one(what))
@@ -100,7 +110,7 @@ impl Memory {
         if self.deltas.contains(&exact) {
             return exact;
         }
-        let near = if point.start % 1_000_000_000 < 500_000_000 {
+        let near = if point.start % SECOND < SECOND / 2 {
             key(second.wrapping_sub(1))
         } else {
             key(second.wrapping_add(1))
@@ -110,6 +120,27 @@ impl Memory {
         } else {
             exact
         }
+    }
+}
+
+impl Instance {
+    /// A point of a series that counts since `start` has come at `at`. Gives
+    /// back when the export before it was; without a start nobody knows which
+    /// process it is.
+    fn note(&mut self, metric: MetricName, start: u64, at: UnixSeconds) -> Option<UnixSeconds> {
+        let key = (metric, start / SECOND);
+        if start == 0 {
+            return None;
+        }
+        if self.exports.len() >= STARTS && !self.exports.contains_key(&key) {
+            let ages = self
+                .exports
+                .iter()
+                .map(|(key, exports)| (exports.last, *key));
+            let oldest = ages.min_by(|a, b| a.0.total_cmp(&b.0));
+            oldest.and_then(|(_, key)| self.exports.remove(&key));
+        }
+        self.exports.entry(key).or_default().note(at)
     }
 }
 
@@ -181,8 +212,8 @@ impl<'r> PointTaker<'r> {
         if point.start > point.time {
             return Err(Reason::BadTime);
         }
-        let absent_at =
-            self.memory.instance(self.now, instance)?.exports[metric.name as usize].note(at);
+        let known = self.memory.instance(self.now, instance)?;
+        let absent_at = known.note(metric.name, point.start, at);
         let key = self
             .memory
             .key(instance, metric.name, point, buckets.layout());

@@ -291,6 +291,28 @@ fn instances_add_up_whether_or_not_their_resource_tells_them_apart() {
 }
 
 #[test]
+fn what_one_worker_exported_makes_no_news_of_what_another_had() {
+    // snowpit began to listen an hour after them.
+    let mut receiver = receiver();
+    let (first, second) = (NOW - 3600.0, NOW - 3598.0);
+    let exports = [
+        (first, NOW, 50_000),
+        (second, NOW + 2.0, 70_000),
+        (first, NOW + 5.0, 50_001),
+        (second, NOW + 7.0, 70_002),
+    ];
+    for (start, time, count) in exports {
+        let data = durations(
+            CUMULATIVE,
+            vec![point("/a", start, time, [count, 0, 0], 1.0)],
+        );
+        let request = request_of("a", vec![metric("http.server.request.duration", "s", data)]);
+        assert_eq!(take_metrics(&mut receiver, time, &request).message(), "");
+    }
+    assert_eq!(told(&mut receiver, NOW + 7.0), expected("GET /a", 3.0, 0.0));
+}
+
+#[test]
 fn exponential_histograms_count_and_their_buckets_are_times() {
     let mut receiver = receiver();
     let mut export = |time: f64, scale: i32, offset: i32, counts: Vec<u64>| {
