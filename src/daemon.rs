@@ -37,6 +37,7 @@ use crate::observe::scrape::{self, ScrapeSource};
 use crate::observe::supervise::supervise;
 use crate::observe::tls::use_ring;
 use crate::sample::Sample;
+use crate::telemetry::{Telemetry, TelemetryError, source_of};
 
 /// Samples on their way to the engine. Sixty sources at one a second fill it in
 /// ten seconds of a stalled engine; then samples are dropped and counted.
@@ -60,6 +61,8 @@ pub enum DaemonError {
     },
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     #[error("cannot listen on {address}: {cause}; choose another address under [otlp]")]
     ListenOtlp {
         address: SocketAddr,
@@ -86,6 +89,7 @@ pub enum DaemonError {
 pub struct RunningDaemon {
     address: SocketAddr,
     otlp: OtlpConfig,
+    telemetry: Telemetry,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     effects: broadcast::Sender<Arc<Effect>>,
     pollers: CancellationToken,
@@ -107,7 +111,11 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let otlp = Listeners::bind(config.otlp).await;
     let otlp = otlp.map_err(|(address, cause)| DaemonError::ListenOtlp { address, cause })?;
     let otlp_addresses = otlp.addresses();
-    let health = Health::new();
+    let telemetry = match &config.telemetry_endpoint {
+        Some(endpoint) => Telemetry::start(endpoint)?,
+        None => Telemetry::default(),
+    };
+    let health = Health::new().traced(telemetry.clone());
     let ticks = Arc::new(EngineTicks::default());
     // First: it locks the directory that journal and captures are in, too.
     let (mut engine, history, keeper) = start_engine(&config).await?;
@@ -152,6 +160,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         wanted,
         effects: effects.clone(),
         ticks,
+        telemetry: telemetry.clone(),
         recorder,
         journal,
     };
@@ -159,6 +168,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     Ok(RunningDaemon {
         address,
         otlp: otlp_addresses,
+        telemetry,
         snapshot,
         effects,
         pollers,
@@ -310,6 +320,7 @@ struct Core {
     wanted: watch::Sender<BTreeSet<String>>,
     effects: broadcast::Sender<Arc<Effect>>,
     ticks: Arc<EngineTicks>,
+    telemetry: Telemetry,
     recorder: Option<Recorder>,
     journal: Option<JournalWriter>,
 }
@@ -383,9 +394,12 @@ impl Core {
         if let Some(recorder) = &self.recorder {
             recorder.offer(&sample);
         }
-        let began = std::time::Instant::now();
+        let source = source_of(&sample.report);
+        let (at, began) = (unix_now(), std::time::Instant::now());
         let effects = self.engine.apply(sample);
-        self.ticks.record(began.elapsed());
+        let took = began.elapsed();
+        self.ticks.record(took);
+        self.telemetry.tick(source, at, took, &effects);
         for effect in effects {
             log::incident(&effect);
             if let Some(journal) = &self.journal {
@@ -446,6 +460,7 @@ impl RunningDaemon {
         if !ended_within(grace, self.web).await {
             tracing::warn!("open HTTP connections were cut");
         }
+        self.telemetry.shutdown(grace).await;
     }
 }
 

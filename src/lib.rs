@@ -32,4 +32,6 @@ pub mod capture;
 pub mod expose;
 pub mod replay;
 
+pub mod telemetry;
+
 pub mod demo;

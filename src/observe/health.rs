@@ -15,6 +15,7 @@ use hdrhistogram::Histogram;
 use crate::observe::PollError;
 use crate::observe::rejections::Rejections;
 use crate::sample::{FailureReason, UnixSeconds};
+use crate::telemetry::Telemetry;
 
 /// Upper bounds in seconds of `snowpit_poll_duration_seconds`: from a local
 /// socket to the longest time a poll may take.
@@ -34,6 +35,7 @@ pub struct Health {
     sources: Arc<Mutex<BTreeMap<(&'static str, String), Entry>>>,
     lost: Arc<Mutex<BTreeMap<Loss, Lost>>>,
     rejections: Rejections,
+    telemetry: Telemetry,
 }
 
 /// Where samples were lost, and why.
@@ -104,6 +106,13 @@ impl Health {
         Self::default()
     }
 
+    /// The same, and each poll is traced as well.
+    #[must_use]
+    pub fn traced(mut self, telemetry: Telemetry) -> Self {
+        self.telemetry = telemetry;
+        self
+    }
+
     /// Adds a source, or finds it again after a reload with its counters kept.
     pub fn register(&self, source: &'static str, name: &str, interval: Duration) -> SourceHandle {
         let key = (source, name.to_owned());
@@ -163,6 +172,7 @@ impl SourceHandle {
     /// A poll that began at `at` gave data after `took`.
     pub fn succeeded(&self, at: UnixSeconds, took: Duration) {
         let (source, name) = (self.key.0, &self.key.1);
+        self.health.telemetry.poll(source, name, at, took, None);
         let recovered = self.with(|entry| {
             entry.record(took);
             let recovered = !entry.up && !entry.failures.is_empty();
@@ -181,6 +191,8 @@ impl SourceHandle {
     /// failure for a reason and then at most once a minute; always counted.
     pub fn failed(&self, at: UnixSeconds, took: Duration, error: &PollError) {
         let (source, name) = (self.key.0, &self.key.1);
+        let reason = Some(error.reason);
+        self.health.telemetry.poll(source, name, at, took, reason);
         let due = self.with(|entry| {
             entry.record(took);
             entry.up = false;
