@@ -4,6 +4,7 @@
 //! Every source is asked at the same time, and one that fails hides nothing of
 //! the others. What is missing makes the exit status 1; a note does not.
 
+mod listeners;
 mod pgbouncer;
 mod postgres;
 mod render;
@@ -189,6 +190,7 @@ pub async fn look(config: &Config) -> Report {
         report.findings.extend(findings);
     }
     report.findings.extend(ties(config).await);
+    report.findings.extend(listeners::otlp(config));
     report.findings.extend(notes);
     // What is missing comes first; the sort keeps the order otherwise.
     report.findings.sort_by_key(|f| f.level != Level::Missing);
