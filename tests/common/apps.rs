@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -14,7 +16,7 @@ const START: Duration = Duration::from_secs(60);
 /// An application that listens; it is killed when dropped.
 pub struct App {
     port: u16,
-    _process: Child,
+    process: Child,
 }
 
 impl App {
@@ -32,6 +34,35 @@ impl App {
             command.args(["--dsn", dsn]);
         }
         Self::start(command).await
+    }
+
+    /// Flask and SQLAlchemy with OpenTelemetry, under the name `shop`; see
+    /// `tests/apps/otel/app.py`. `protocol` and `endpoint` are those of the
+    /// exporter, `database` is the pooler's port.
+    pub async fn otel(protocol: &str, endpoint: &str, database: u16) -> Self {
+        let database =
+            format!("postgresql+psycopg2://app@127.0.0.1:{database}/app?application_name=shop");
+        let mut command = Command::new(tool("otel/bin/python"));
+        command
+            .arg(source("otel/app.py"))
+            .env("DATABASE_URL", database)
+            .env("OTEL_SERVICE_NAME", "shop")
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+            .env("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "1000")
+            .env("OTEL_BSP_SCHEDULE_DELAY", "1000");
+        Self::start(command).await
+    }
+
+    /// Ends it as a service manager does, so that it can export what it has
+    /// left.
+    pub async fn stop(mut self) {
+        let pid = self.process.id().unwrap();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGTERM).unwrap();
+        let status = tokio::time::timeout(START, self.process.wait()).await;
+        assert!(status.expect("it ends in time").unwrap().success());
     }
 
     /// `prom-client`; see `tests/apps/node/app.js`.
@@ -54,7 +85,7 @@ impl App {
         let port = line.strip_prefix("listening on ").unwrap();
         Self {
             port: port.parse().unwrap(),
-            _process: process,
+            process: process,
         }
     }
 
