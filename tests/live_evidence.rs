@@ -143,11 +143,6 @@ fn usual_with_a_page(number: u32) -> String {
 fn slow_with_a_page(number: u32) -> String {
     let seconds = 8.0 + f64::from(number % 5) * 0.5;
     format!("/reports/{number}?seconds={seconds}")
-fn slow(number: u32) -> String {
-    format!(
-        "/reports/r{number}?seconds={}",
-        4.0 + f64::from(number % 5) * 0.25
-    )
 }
 
 async fn roomy(postgres: &snowpit::demo::servers::Postgres) -> PgBouncer {
@@ -255,22 +250,6 @@ impl Incident {
         let address = app.url("");
         Self::stage(address, usual_with_a_page, slow_with_a_page, inbox, &stop).await
     }
-    let rare = Arc::new(Mutex::new(SLOW_RATE));
-    let steady = Arc::new(Mutex::new(USUAL_RATE));
-    tokio::spawn(load(shop.address.clone(), steady, usual, stop.clone()));
-    tokio::spawn(load(
-        shop.address.clone(),
-        Arc::clone(&rare),
-        slow,
-        stop.clone(),
-    ));
-    let mut samples = Vec::new();
-    keep(&mut inbox, &mut samples, QUIET).await;
-    *rare.lock().unwrap() = SURGE_RATE;
-    let began = unix_now();
-    keep(&mut inbox, &mut samples, SURGE).await;
-    stop.cancel();
-    (samples, began)
 }
 
 async fn keep(inbox: &mut mpsc::Receiver<Sample>, samples: &mut Vec<Sample>, time: Duration) {
@@ -368,7 +347,6 @@ fn settle(
 ) {
     let mut table = Vec::new();
     for &(name, tags, ways, gauges) in kinds {
-    for (name, tags, ways, gauges) in kinds {
         let evidence = Evidence {
             name,
             tags,
@@ -376,7 +354,6 @@ fn settle(
             gauges,
         };
         let (detected, named) = judge(incident, right, &evidence);
-        let (detected, named) = judge(&samples, began, &evidence);
         table.push((name, detected, named));
     }
     println!("seconds from the beginning of the surge to the incident and to {right}:");
