@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use snowpit::engine::series::{Block, Gathered, Key, Millis, Selector, Store};
-use snowpit::expose::history::format::Interner;
+use snowpit::expose::history::format::{self, Interner};
 use snowpit::expose::history::segment::Segment;
 use snowpit::expose::history::{Batch, DirectoryError, Failure, History, Opened};
 
@@ -455,4 +455,40 @@ fn what_was_being_written_is_removed_and_strangers_are_left_alone() {
         ["000000000009.segment.damaged", "notes.txt", "x.segment"]
     );
     assert!(opened.recent.is_empty());
+}
+
+/// A checksum only says that the bytes are those that were written, not that who
+/// wrote them meant well.
+#[test]
+fn contents_that_lie_are_refused_and_nothing_panics() {
+    let victim = victim();
+    let (file, range, _) = &victim.frames[0];
+    let bytes = fs::read(file).unwrap();
+    let payload = &bytes[range.start as usize + 12..range.end as usize];
+    let mut keys = Interner::default();
+    assert!(format::decode_payload(payload, &mut keys).is_some());
+    let mut random = fastrand::Rng::with_seed(17);
+    let mut values = Vec::new();
+    for _ in 0..2_000 {
+        let mut spoilt = payload.to_vec();
+        for _ in 0..random.usize(1..4) {
+            let at = random.usize(0..spoilt.len());
+            match random.u8(0..3) {
+                0 => spoilt[at] = random.u8(..),
+                1 => spoilt.truncate(at.max(1)),
+                _ => {
+                    spoilt.insert(at, random.u8(..));
+                }
+            }
+        }
+        if let Some(block) = format::decode_payload(&spoilt, &mut keys) {
+            for column in 0..block.keys().len() {
+                let _ = block.values(column, &mut values);
+            }
+        }
+        let _ = format::decode_footer(&spoilt, crc32fast::hash(&spoilt), spoilt.len() as u64);
+        let _ = format::decode_header(&spoilt);
+        let _ = format::decode_trailer(&spoilt, spoilt.len() as u64);
+        format::salvage(&spoilt);
+    }
 }
