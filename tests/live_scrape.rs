@@ -243,3 +243,36 @@ async fn what_prom_client_counted_is_what_is_seen() {
     assert_eq!(watch.counts(), expected(&NODE, 3.0));
     assert_eq!(watch.health.rejections().snapshot(), []);
 }
+
+#[tokio::test]
+async fn check_says_what_was_found_or_what_is_there_instead() {
+    let app = App::python(None).await;
+    send(&app, &PYTHON[..3]).await;
+    let look = async |more: &str| {
+        let text = format!(
+            "[[postgres]]\nname = \"main\"\ndsn = \"host=127.0.0.1 port=1 user=u\"\n\
+             [[service]]\nname = \"shop\"\napplications = [\"shop\"]\n\
+             scrape = {{ url = \"{}\"{more} }}\n",
+            app.url("/metrics")
+        );
+        snowpit::cli::check::look(&parse(&text)).await.to_text()
+    };
+    let found = look("").await;
+    assert!(
+        found.contains(
+            "requests by route are in http_request_duration_seconds by route and method: 3 routes; \
+             running requests in http_requests_in_flight"
+        ),
+        "{found}"
+    );
+    let other = look(", metric = \"http_requests_seconds\"").await;
+    assert!(
+        other.contains("no requests by route were found on the page; the nearest: http_request_duration_seconds (method, route, status)"),
+        "{other}"
+    );
+    let labels = look(", route_labels = [\"template\"]").await;
+    assert!(
+        labels.contains("http_request_duration_seconds (method, route, status): no label of it is known to name a route"),
+        "{labels}"
+    );
+}

@@ -8,6 +8,7 @@ mod listeners;
 mod pgbouncer;
 mod postgres;
 mod render;
+mod scrape;
 mod services;
 
 use std::collections::BTreeMap;
@@ -47,13 +48,13 @@ pub struct Report {
 /// One server that was asked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Source {
-    /// `postgres` or `pgbouncer`.
+    /// `postgres`, `pgbouncer` or `scrape`.
     pub source: &'static str,
     pub name: String,
     /// It answered.
     pub up: bool,
     pub version: Option<String>,
-    /// `primary`, `standby` or `console`.
+    /// `primary`, `standby`, `console` or `metrics`.
     pub role: Option<&'static str>,
     pub user: String,
     /// Those of the known ones that the user has.
@@ -174,12 +175,18 @@ pub async fn look(config: &Config) -> Report {
         let source = source.clone();
         probes.spawn(async move { pgbouncer::probe(&source).await });
     }
+    for page in &config.scrape {
+        let page = page.clone();
+        probes.spawn(async move { scrape::probe(&page).await });
+    }
     let mut answers = probes.join_all().await;
     let order = |source: &Source| {
         let servers = config.postgres.iter().map(|p| ("postgres", &p.name));
         let poolers = config.pgbouncer.iter().map(|p| ("pgbouncer", &p.name));
+        let pages = config.scrape.iter().map(|p| ("scrape", &p.name));
         servers
             .chain(poolers)
+            .chain(pages)
             .position(|(kind, name)| kind == source.source && *name == source.name)
     };
     answers.sort_by_key(|(source, _)| order(source));

@@ -71,6 +71,8 @@ struct Family {
     series: Vec<Gathered>,
     /// The labels of the first series that made its route.
     labels: Vec<String>,
+    /// All labels of the first series that names none.
+    shown: Vec<String>,
     without_route: usize,
     has_counts: bool,
     has_sums: bool,
@@ -295,6 +297,11 @@ impl Collector {
         let family = &mut self.families[family];
         let place = match names::route(&sample.labels, &self.wanted.route_labels) {
             None => {
+                if family.shown.is_empty() {
+                    let names = sample.labels.iter().map(|label| label.name);
+                    let names = names.filter(|name| *name != BOUND);
+                    family.shown = names.map(str::to_owned).collect();
+                }
                 family.without_route += 1;
                 None
             }
@@ -360,18 +367,22 @@ impl Family {
     }
 
     fn candidate(&self) -> Candidate {
-        let why = if !self.has_counts {
-            "there is no count of requests beside it"
-        } else if !self.has_sums {
-            "there is no sum of durations beside it, only a count"
-        } else if self.without_route > 0 {
+        let why = if self.series.is_empty() && self.without_route > 0 {
             "no label of it is known to name a route"
-        } else {
+        } else if self.series.is_empty() {
             "none of its series names a route"
+        } else if !self.has_counts {
+            "there is no count of requests beside it"
+        } else {
+            "there is no sum of durations beside it, only a count"
         };
         Candidate {
             name: self.name.clone(),
-            labels: self.labels.clone(),
+            labels: if self.labels.is_empty() {
+                self.shown.clone()
+            } else {
+                self.labels.clone()
+            },
             why,
         }
     }
