@@ -147,6 +147,10 @@ async fn a_killed_daemon_knows_its_normal_again() {
         (expected(&after) - expected(&before)).abs() < 0.5,
         "{before} {after}"
     );
+    // The page shows a target once it has been looked at.
+    daemon
+        .until("a look", |target| target["fresh"] == true)
+        .await;
     let page = daemon.get("/metrics").await.unwrap();
     assert!(
         page.contains("snowpit_connections_upper{target=\"main\"}"),
