@@ -497,6 +497,11 @@ mod tests {
                 Some((Some("PUT /a"), vec!["http.route", "http.request.method"])),
             ),
             (r#"m{http_target="/a/1",status="200"} 1"#, None),
+            (
+                "m{controller=\"\u{1}\"} 1",
+                Some((None, vec!["controller"])),
+            ),
+            ("m{path=\"\u{1}\"} 1", Some((None, vec!["path"]))),
         ];
         for (text, expected) in cases {
             let mut parser = Parser::default();

@@ -67,7 +67,8 @@ pub fn name(method: Option<&str>, label: &str) -> Option<String> {
 /// The name of an endpoint that is told of as controller and action, as Rails
 /// does: `users#show`. Without an action the controller alone.
 pub fn action_name(controller: &str, action: &str) -> Option<String> {
-    let (controller, action) = (cut(controller).trim(), cut(action).trim());
+    let (controller, action) = (clean(cut(controller)), clean(cut(action)));
+    let (controller, action) = (controller.trim(), action.trim());
     if controller.is_empty() {
         return None;
     }
