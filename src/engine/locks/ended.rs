@@ -96,7 +96,10 @@ impl EndedWaits {
         }
         if !(0.0..=MAX_GAP).contains(&gap) {
             self.waiting.clear();
-        } else if !report.truncated {
+        } else if report.locks_truncated {
+            // Nobody sees which of these go on, nor when they end.
+            self.waiting.retain(|identity, _| seen.contains(identity));
+        } else {
             self.end(&seen, clock - gap / 2.0);
         }
         let room = MAX_FOLLOWED.saturating_sub(self.waiting.len());
@@ -241,13 +244,28 @@ mod tests {
         waits.observe(&look(&[(1, 5.0, 100.0)]), 101.0);
         let cut = PostgresReport {
             truncated: true,
+            locks_truncated: true,
             ..look(&[])
         };
         waits.observe(&cut, 102.0);
-        assert_eq!(told(&waits).0, 0);
+        waits.observe(&look(&[]), 103.0);
+        assert_eq!(told(&waits).0, 0, "it ended while nobody could see it");
+        waits.observe(&look(&[(2, 5.0, 100.0)]), 104.0);
         waits.observe(&look(&[]), 200.0);
         waits.observe(&look(&[]), 201.0);
         assert_eq!(told(&waits).0, 0, "nobody saw when it ended");
+    }
+
+    #[test]
+    fn a_look_that_lacks_other_rows_ends_a_wait() {
+        let mut waits = EndedWaits::default();
+        waits.observe(&look(&[(1, 5.0, 100.0)]), 101.0);
+        let callers_cut = PostgresReport {
+            truncated: true,
+            ..look(&[])
+        };
+        waits.observe(&callers_cut, 102.0);
+        assert_eq!(told(&waits), (1, 1.5));
     }
 
     #[test]
