@@ -6,8 +6,8 @@ use snowpit::engine::locks::key::LockKey;
 use snowpit::engine::settings::{NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
-    Backend, ClientSocket, Lock, LockCall, PgbouncerReport, Pool, PostgresReport, Report, Sample,
-    Server, ServerSocket, StatementCalls,
+    Backend, ClientSocket, FailureReason, Lock, LockCall, PgbouncerReport, Pool, PostgresReport,
+    Report, Sample, Server, ServerSocket, StatementCalls,
 };
 
 const START: f64 = 1_700_000_000.0;
@@ -319,6 +319,27 @@ fn clients_of_a_pool_are_told_apart_by_their_requests() {
         "{}",
         spin.summary
     );
+}
+
+#[test]
+fn a_server_that_did_not_answer_for_a_while_ends_no_spin() {
+    let mut scene = Scene::new(pooled);
+    let clients = [10, 11, 12, 13, 14, 15];
+    take_turns(&mut scene, &clients, &[]);
+    assert_eq!(scene.opened.len(), 1);
+    for _ in 0..20 {
+        let report = PostgresReport {
+            target: "main".into(),
+            error: Some(FailureReason::Timeout),
+            ..PostgresReport::default()
+        };
+        let report = Report::Postgres(report);
+        scene.engine.apply(Sample { t: scene.t, report });
+        scene.t += 1.0;
+    }
+    take_turns(&mut scene, &clients, &[]);
+    assert!(scene.resolved.is_empty(), "{:?}", scene.resolved);
+    assert_eq!(scene.opened.len(), 1);
 }
 
 /// It is seen on two servers, and others of its application use the pool.

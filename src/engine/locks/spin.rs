@@ -73,8 +73,11 @@ pub struct Spins {
 struct Spin {
     sightings: Vec<Sighting>,
     began_at: UnixSeconds,
-    /// When there was a crowd last.
-    crowded_at: Option<UnixSeconds>,
+    /// There was a crowd, and it may only be pausing.
+    crowded: bool,
+    /// The first look without a crowd since. Time in which nobody looked is no
+    /// quiet.
+    quiet_since: Option<UnixSeconds>,
     is_open: bool,
     crowd: Crowd,
 }
@@ -233,15 +236,17 @@ impl Spin {
         if allowed || !settings.detect.try_lock_spin.enabled {
             self.is_open = false;
         } else if crowded {
-            self.crowded_at = Some(now);
+            self.crowded = true;
+            self.quiet_since = None;
             let newest = self.sightings.iter().map(|sighting| sighting.at);
             let lasts = newest
                 .reduce(f64::max)
                 .is_some_and(|at| at - self.began_at >= HOLD);
             self.is_open |= lasts && self.crowd.tries >= MIN_TRIES;
-        } else if self.crowded_at.is_none_or(|at| now - at >= QUIET) {
+        } else if !self.crowded || now - *self.quiet_since.get_or_insert(now) >= QUIET {
             self.is_open = false;
-            self.crowded_at = None;
+            self.crowded = false;
+            self.quiet_since = None;
             // What is left may grow again: that is another spin.
             let oldest = self.sightings.iter().map(|sighting| sighting.at);
             self.began_at = oldest.reduce(f64::min).unwrap_or(now);
