@@ -34,7 +34,12 @@ pub fn target(view: &LockView, columns: Option<usize>) -> String {
     page.line("", &format!("Target {}", clean(&view.name)));
     page.line("", "");
     if view.root_blockers.is_empty() {
-        page.line("", "Nobody waits for a lock.");
+        page.line("", &without_roots(view));
+    }
+    if view.truncated {
+        let cut =
+            "There are more locks than can be read: root blockers and waiters may be missing.";
+        page.paragraph("", cut);
     }
     for root in &view.root_blockers {
         page.root(root);
@@ -42,6 +47,17 @@ pub fn target(view: &LockView, columns: Option<usize>) -> String {
     page.line("", "");
     page.advisory(&view.advisory_locks);
     page.text
+}
+
+/// Who waits where nobody is seen in the way: a cycle has no root, and a blocker
+/// may have gone, or be cut off.
+fn without_roots(view: &LockView) -> String {
+    let waiters: u32 = view.waits.iter().map(|wait| wait.waiters).sum();
+    match waiters {
+        0 if view.truncated => "Nobody was seen to wait for a lock.".to_owned(),
+        0 => "Nobody waits for a lock.".to_owned(),
+        _ => format!("Waiting for locks: {waiters}. Who is in their way was not seen."),
+    }
 }
 
 struct Page {
@@ -305,7 +321,7 @@ fn seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::locks::PoolIdentity;
+    use crate::engine::locks::{PoolIdentity, WaitsByType};
 
     fn node(pid: i32, tree: Vec<WaitNode>) -> WaitNode {
         WaitNode {
@@ -400,6 +416,22 @@ mod tests {
         let text = target(&LockView::default(), Some(80));
         assert!(text.contains("Nobody waits for a lock."));
         assert!(text.contains("No advisory lock is held."));
+    }
+
+    #[test]
+    fn what_was_not_seen_is_not_denied() {
+        let waiting = LockView {
+            truncated: true,
+            waits: vec![WaitsByType {
+                waiters: 3,
+                ..WaitsByType::default()
+            }],
+            ..LockView::default()
+        };
+        let text = target(&waiting, Some(80));
+        assert!(text.contains("Waiting for locks: 3."), "{text}");
+        assert!(text.contains("may be missing"), "{text}");
+        assert!(!text.contains("Nobody"), "{text}");
     }
 
     #[test]
