@@ -889,6 +889,18 @@ fn a_pool_that_can_still_serve_somebody_is_not_stuck() {
     }
 }
 
+/// One client after the other has the server with the lock for a moment: the
+/// pool is slow, but whoever took the lock gets there.
+#[test]
+fn a_pool_whose_lock_server_changes_hands_is_not_stuck() {
+    let mut world = stuck_pool();
+    for _ in 0..20 {
+        world.postgres.backends[0].xact_start = Some(world.t - 0.3);
+        world.look();
+    }
+    assert!(!world.opened().contains(&Kind::PoolDeadlock));
+}
+
 /// Server 2 waits for a lock and was seen at the pooler; then its row is gone.
 fn ghost(change: impl FnOnce(&mut Settings)) -> World {
     let mut world = World::pooled(change);

@@ -5,7 +5,8 @@
 //! but clients that want the lock take all the others, and wait on them. Signals:
 //! an advisory lock with the verdict `orphaned`, `stranded` or `carried`, and a
 //! full pool of the same database and user with a queue, whose servers are all
-//! held by sessions behind that lock. Over when one of them has left.
+//! held by sessions behind that lock, or, the one with the lock, by a client that
+//! has had it in one transaction for some seconds. Over when one of them has left.
 
 use std::collections::BTreeSet;
 
@@ -128,8 +129,10 @@ fn all_wait(
             return None;
         }
         if backend.pid == holder.pid {
-            // An idle server would be given to the next in the queue.
-            if row.link.is_empty() {
+            // An idle server would be given to the next in the queue, and so is
+            // one whose transactions end.
+            let taken_for = scene.age(holder.xact_start)?;
+            if row.link.is_empty() || taken_for < scene.detect.pool_deadlock.after {
                 return None;
             }
             servers.holder_taken = true;
