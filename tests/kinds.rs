@@ -520,6 +520,23 @@ fn a_migration_and_its_queue_are_one_incident() {
 }
 
 #[test]
+fn what_a_cancelled_concurrent_change_leaves_is_told() {
+    for (statement, left) in [
+        ("CREATE INDEX CONCURRENTLY i ON t (n)", "an invalid index"),
+        (
+            "ALTER TABLE p DETACH PARTITION t CONCURRENTLY",
+            "a partition half detached",
+        ),
+    ] {
+        let mut world = migration(11.0);
+        world.postgres.backends[1].query = Some(statement.into());
+        world.looks(2);
+        let action = &world.incident(Kind::MigrationBlocked).actions[0];
+        assert!(action.contains(left), "{action}");
+    }
+}
+
+#[test]
 fn a_careful_migration_opens_nothing() {
     let mut world = migration(2.0);
     world.looks(4);

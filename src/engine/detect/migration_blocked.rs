@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::scene::{
-    Scene, Told, Waiter, cancel, end_session, fields, longest, pids_behind, statement,
+    Scene, Told, Waiter, cancel, end_session, fields, is_autovacuum, longest, pids_behind,
+    statement,
 };
 use super::watch::{Account, Stance, Suspicion};
 use crate::engine::incident::Kind;
@@ -203,11 +204,6 @@ fn is_concurrent(query: Option<&str>) -> bool {
     changes_schema(query) && words.any(|word| word.eq_ignore_ascii_case("concurrently"))
 }
 
-/// The server cancels it by itself when a schema change wants its lock.
-fn is_autovacuum(query: Option<&str>) -> bool {
-    query.is_some_and(|query| query.starts_with("autovacuum:"))
-}
-
 fn build<'a>(scene: &Scene<'a>, pid: i32) -> Option<&'a IndexBuild> {
     scene
         .report
@@ -257,7 +253,9 @@ fn account(scene: &Scene<'_>, migration: &Migration<'_>) -> Account {
     let blockers = migration.blockers.iter().take(BLOCKERS);
     evidence.extend(blockers.filter_map(|blocker| scene.profile(*blocker)));
     let prepared = in_the_way(scene, pid).filter_map(|root| root.prepared.as_ref());
-    evidence.extend(prepared.map(|gid| format!("prepared transaction {gid} is in its way")));
+    evidence.extend(
+        prepared.map(|gid| format!("prepared transaction {} is in its way", words::name(gid))),
+    );
     Account {
         severity: Kind::MigrationBlocked.severity(),
         subject: fields(json!({
@@ -310,6 +308,16 @@ fn progress(build: &IndexBuild) -> String {
     text
 }
 
+/// What a concurrent schema change leaves when it is cancelled, as a comment.
+fn left_over(query: Option<&str>) -> &'static str {
+    let mut words = query.unwrap_or_default().split_whitespace();
+    if words.any(|word| word.eq_ignore_ascii_case("detach")) {
+        "  -- may leave a partition half detached: end that with ALTER TABLE … DETACH PARTITION … FINALIZE"
+    } else {
+        "  -- leaves an invalid index: drop it with DROP INDEX CONCURRENTLY"
+    }
+}
+
 /// A queue is freed at once by the end of the schema change, which can be tried
 /// again; without a queue it is the blocker that should go.
 fn actions(scene: &Scene<'_>, migration: &Migration<'_>) -> Vec<String> {
@@ -323,7 +331,7 @@ fn actions(scene: &Scene<'_>, migration: &Migration<'_>) -> Vec<String> {
     if is_concurrent(migration.query)
         && let Some(cancelled) = own.first_mut()
     {
-        cancelled.push_str("  -- leaves an invalid index: drop it with DROP INDEX CONCURRENTLY");
+        cancelled.push_str(left_over(migration.query));
     }
     let roots = in_the_way(scene, migration.pid).take(BLOCKERS);
     let blockers: Vec<String> = roots.map(|root| root.action.clone()).collect();

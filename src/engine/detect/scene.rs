@@ -108,6 +108,13 @@ impl<'a> Scene<'a> {
         self.context.get_or_init(|| Context::of(self.looks))
     }
 
+    /// Whether the look could have shown every wait: no lock was cut off, and
+    /// every root blocker was drawn with its waiters. Other rows may be missing.
+    pub fn shows_all_waits(&self) -> bool {
+        let mut roots = self.roots.iter();
+        !self.report.locks_truncated && roots.all(|root| root.waiters == 0 || !root.tree.is_empty())
+    }
+
     /// The root blocker with this pid.
     pub fn root(&self, pid: i32) -> Option<&'a RootBlocker> {
         self.roots_by_pid.get(&pid).copied()
@@ -269,6 +276,12 @@ pub fn statement(query: Option<&str>) -> Option<String> {
         text.push('…');
     }
     Some(text)
+}
+
+/// The server cancels it by itself when somebody waits for its lock, unless it
+/// is one against wraparound.
+pub fn is_autovacuum(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.starts_with("autovacuum:"))
 }
 
 /// The statements that end what a session does, the gentlest first.
