@@ -327,13 +327,13 @@ fn pooler_looks(poolers: &BTreeMap<String, PoolerView>, now: UnixSeconds) -> Vec
 /// the pooler's console: that disturbs nobody else.
 fn with_the_poolers_way(roots: &[RootBlocker], locks: &[AdvisoryLock]) -> Vec<RootBlocker> {
     let idle = |root: &RootBlocker| root.state.as_deref() == Some("idle");
+    let left = locks.iter().rev();
+    let left = left.filter(|lock| lock.pooler.is_some() && !lock.action.is_empty());
+    let ways: BTreeMap<i32, &String> = left.filter_map(|l| Some((l.pid?, &l.action))).collect();
     let mut roots = roots.to_vec();
     for root in roots.iter_mut().filter(|root| idle(root)) {
-        let mut left = locks
-            .iter()
-            .filter(|lock| lock.pid == root.pid && lock.pooler.is_some());
-        if let Some(lock) = left.find(|lock| !lock.action.is_empty()) {
-            root.action.clone_from(&lock.action);
+        if let Some(way) = root.pid.and_then(|pid| ways.get(&pid)) {
+            root.action.clone_from(way);
         }
     }
     roots

@@ -100,11 +100,8 @@ fn closes_in_the_application(scene: &Scene<'_>, holder: &Backend, chain: &[Waite
     let for_transaction = wanted.locktype == "virtualxid";
     let for_table = wanted.locktype == "relation" && wanted.mode == "AccessExclusiveLock";
     if chain.len() == 1 {
-        let holds_advisory = scene
-            .advisory
-            .iter()
-            .any(|lock| lock.pid == Some(holder.pid));
-        return for_transaction && holds_advisory;
+        let mut held = scene.advisory.iter();
+        return for_transaction && held.any(|lock| lock.pid == Some(holder.pid));
     }
     (for_transaction || for_table) && last.node.waits_for.locktype == "advisory"
 }

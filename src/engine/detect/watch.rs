@@ -7,7 +7,7 @@
 //! without it. A look that could not have shown an entity changes nothing for
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -133,9 +133,9 @@ impl Watch {
         suspicions: Vec<Suspicion>,
         shown: impl Fn(&str) -> bool,
     ) {
-        let mut absent: Vec<String> = self.cases.keys().cloned().collect();
+        let mut absent: BTreeSet<String> = self.cases.keys().cloned().collect();
         for suspicion in suspicions {
-            absent.retain(|key| *key != suspicion.key);
+            absent.remove(&suspicion.key);
             self.take_in(looked, suspicion);
         }
         for key in absent.into_iter().filter(|key| shown(key)) {

@@ -329,6 +329,7 @@ impl<'a> LockGraph<'a> {
     /// Those behind the locks that a node holds, each once, sorted.
     pub(super) fn directly_behind(&self, node: u32) -> Vec<u32> {
         let mut objects: Vec<u32> = self.held[node as usize].iter().map(|held| held.0).collect();
+        objects.sort_unstable();
         objects.dedup();
         let mut waiters = Vec::new();
         for object in objects {
@@ -343,8 +344,14 @@ impl<'a> LockGraph<'a> {
         waiters
     }
 
-    /// All modes in which a node holds an object.
+    /// All modes in which a node holds an object. Thousands may hold one object,
+    /// and one may hold thousands: the shorter list is searched.
     pub(super) fn modes_held(&self, node: u32, object: u32) -> ModeSet {
+        let holders = &self.objects[object as usize].holders;
+        if holders.len() < self.held[node as usize].len() {
+            let own = holders.iter().find(|(holder, _)| *holder == node);
+            return own.map_or(0, |(_, modes)| *modes);
+        }
         let held = self.held[node as usize].iter();
         held.filter(|(at, _)| *at == object)
             .filter_map(|&(_, row)| position(&self.row(row).mode))
