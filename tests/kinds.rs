@@ -392,6 +392,80 @@ fn a_truncated_look_closes_nothing() {
     assert!(world.open().is_empty());
 }
 
+/// The limit on callers of `pg_try_advisory_lock` cuts none of the locks: a
+/// fleet of job workers is over it all day.
+#[test]
+fn callers_beyond_the_limit_keep_nothing_open() {
+    let mut world = pile_up();
+    world.looks(2);
+    assert!(world.is_open(Kind::LockPileup));
+    world.postgres.truncated = true;
+    world.postgres.locks.clear();
+    world.looks(2);
+    assert!(world.open().is_empty());
+}
+
+/// 120 readers are in the way of one writer with a queue behind it. Each of them
+/// has the same tree, and what is drawn is bounded.
+fn crowd(world: &mut World) {
+    for pid in 100..220 {
+        world.backend(active(pid, "SELECT ?", START - 100.0));
+        let held = relation(pid, "RowShareLock", None);
+        world.postgres.locks.push(held);
+    }
+    for pid in 300..360 {
+        let since = START - 20.0 + f64::from(pid) / 100.0;
+        world.backend(active(pid, "SELECT ?", since));
+        let request = relation(pid, "ExclusiveLock", Some(since));
+        world.postgres.locks.push(request);
+    }
+}
+
+#[test]
+fn a_crowd_of_readers_hides_no_other_pile_up() {
+    let behind_one = |world: &World| {
+        let open = world.engine.snapshot().open;
+        open.iter().any(|incident| incident.subject["pid"] == 1)
+    };
+    let mut world = pile_up();
+    world.looks(2);
+    assert!(behind_one(&world));
+    crowd(&mut world);
+    world.looks(5);
+    assert!(behind_one(&world), "it goes on");
+    let mut world = pile_up();
+    crowd(&mut world);
+    world.looks(2);
+    assert!(behind_one(&world), "it is told beside the crowd");
+}
+
+#[test]
+fn a_pile_up_behind_a_vacuum_against_wraparound_ends_nobody() {
+    let mut world = World::new();
+    world.backend(Backend {
+        user: None,
+        client: None,
+        ..active(
+            1,
+            "autovacuum: VACUUM public.t (to prevent wraparound)",
+            START - 90.0,
+        )
+    });
+    let mode = "ShareUpdateExclusiveLock";
+    world.postgres.locks.push(relation(1, mode, None));
+    for pid in 2..6 {
+        let since = START - 30.0 + f64::from(pid);
+        world.backend(active(pid, "ANALYZE public.t", since));
+        world.postgres.locks.push(relation(pid, mode, Some(since)));
+    }
+    world.looks(2);
+    let actions = &world.incident(Kind::LockPileup).actions;
+    assert!(
+        actions.len() == 1 && actions[0].starts_with("let it end"),
+        "{actions:?}"
+    );
+}
+
 #[test]
 fn a_pid_that_came_back_is_somebody_else() {
     let mut world = World::new();

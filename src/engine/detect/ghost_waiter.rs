@@ -61,7 +61,7 @@ pub fn can_tell(scene: &Scene<'_>) -> bool {
         let config = look.report.config.as_ref();
         look.fresh && !look.report.truncated && !config.is_some_and(|c| c.so_reuseport)
     });
-    whole && !poolers.is_empty() && !scene.report.truncated
+    whole && !poolers.is_empty() && scene.shows_all_waits()
 }
 
 /// The ghosts of one look.

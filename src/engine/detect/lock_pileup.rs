@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::scene::{Scene, Told, Waiter, end_session, fields, longest};
+use super::scene::{Scene, Told, Waiter, end_session, fields, is_autovacuum, longest};
 use super::watch::{Account, Stance, Suspicion, Watch};
 use crate::engine::incident::Kind;
 use crate::engine::locks::{AdvisoryLock, RootBlocker, Verdict};
@@ -246,9 +246,11 @@ fn own_client(scene: &Scene<'_>, pile: &Pile<'_>) -> Option<String> {
 
 fn actions(root: &RootBlocker, left: Option<&AdvisoryLock>) -> Vec<String> {
     let mut actions: Vec<String> = left.map(|lock| lock.action.clone()).into_iter().collect();
-    match root.pid {
-        Some(pid) => actions.extend(end_session(pid, root.state.as_deref())),
-        None => actions.push(root.action.clone()),
+    actions.push(root.action.clone());
+    // Where it has no way out itself, its session is not what is in the way.
+    let session = root.pid.filter(|_| !root.action.is_empty());
+    if let Some(pid) = session.filter(|_| !is_autovacuum(root.query.as_deref())) {
+        actions.extend(end_session(pid, root.state.as_deref()));
     }
     actions.retain(|action| !action.is_empty());
     actions.dedup();

@@ -108,7 +108,7 @@ impl LockWaits {
         }
         let cycles = hidden_deadlock::check(scene);
         let suspicions = cycles.iter().map(|cycle| cycle.suspicion.clone()).collect();
-        let whole = !scene.report.truncated;
+        let whole = scene.shows_all_waits();
         self.hidden_deadlock
             .settle(looked(scene), suspicions, |_| whole);
         for cycle in cycles {
@@ -126,7 +126,7 @@ impl LockWaits {
         }
         let found = migration_blocked::check(scene, told);
         let suspicions = found.iter().map(|(s, _)| s.clone()).collect();
-        let whole = !scene.report.truncated;
+        let whole = scene.shows_all_waits();
         self.migration_blocked
             .settle(looked(scene), suspicions, |_| whole);
         for (suspicion, covers) in found {
@@ -151,7 +151,7 @@ impl LockWaits {
         }
         let found = lock_pileup::check(scene, told, &self.lock_pileup);
         let suspicions = found.iter().map(|pile| pile.suspicion.clone()).collect();
-        let whole = !scene.report.truncated;
+        let whole = scene.shows_all_waits();
         self.lock_pileup
             .settle(looked(scene), suspicions, |_| whole);
         let told = found
@@ -162,7 +162,7 @@ impl LockWaits {
 
     fn held_transactions(&mut self, scene: &Scene<'_>, told: &Told, piled_up: &BTreeSet<String>) {
         let piled_up = |root: &RootBlocker| piled_up.contains(&scene.root_identity(root));
-        let whole = !scene.report.truncated;
+        let whole = scene.shows_all_waits();
         if scene.detect.idle_in_transaction.enabled {
             let suspicions = idle_in_transaction::check(scene, told, piled_up);
             self.idle_in_transaction
@@ -237,5 +237,5 @@ fn looked_at_poolers(scene: &Scene<'_>) -> Looked {
 
 fn sees_poolers(scene: &Scene<'_>) -> bool {
     let mut poolers = scene.looks.poolers.iter();
-    !scene.report.truncated && poolers.all(|look| look.fresh && !look.report.truncated)
+    scene.shows_all_waits() && poolers.all(|look| look.fresh && !look.report.truncated)
 }

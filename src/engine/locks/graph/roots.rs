@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::super::modes::{ModeSet, position};
 use super::super::prepared;
-use super::super::view::{LockObject, RootBlocker};
+use super::super::view::{LockObject, RootBlocker, WaitNode};
 use super::table::{LockGraph, Node};
 use super::tree;
 use super::web::Marks;
@@ -15,6 +15,10 @@ use crate::sample::{Backend, UnixSeconds};
 /// Root blockers told in full, those with most waiters; the others by pid and
 /// counts only.
 const FULL_ROOTS: usize = 100;
+
+/// Root blockers in the way of the same requests have the same tree: after so
+/// many of them those in the way of others come first.
+const ALIKE: u32 = 3;
 
 /// Locks listed of a root blocker.
 const HOLDS: usize = 20;
@@ -33,6 +37,8 @@ struct Behind {
     direct: u32,
     longest: Option<f64>,
     depth: u32,
+    /// The same for roots that are in the way of the same requests.
+    alike: usize,
 }
 
 /// The roots, most waiters first, and the depth of the longest chain.
@@ -45,11 +51,15 @@ pub fn of(graph: &LockGraph<'_>, now: UnixSeconds) -> (Vec<RootBlocker>, u32) {
     roots.sort_by_key(|(at, behind)| (Reverse(behind.all), graph.nodes[*at as usize]));
     let depth = roots.iter().map(|(_, behind)| behind.depth).max();
     let mut drawing = tree::Drawing::new(graph, now);
+    let full = by_turns(&roots).into_iter().take(FULL_ROOTS);
+    let mut trees: HashMap<usize, Vec<WaitNode>> =
+        full.map(|n| (n, drawing.of(roots[n].0))).collect();
     let described = roots.iter().enumerate().map(|(n, &(at, behind))| {
         let node = graph.nodes[at as usize];
-        let full = n < FULL_ROOTS;
+        let tree = trees.remove(&n);
+        let full = tree.is_some();
         let described = match node {
-            Node::Backend(pid) if full => backend(graph, pid, now),
+            Node::Backend(pid) if full => backend(graph, at, pid, now),
             Node::Backend(pid) => RootBlocker {
                 pid: Some(pid),
                 ..RootBlocker::default()
@@ -66,11 +76,23 @@ pub fn of(graph: &LockGraph<'_>, now: UnixSeconds) -> (Vec<RootBlocker>, u32) {
             } else {
                 Vec::new()
             },
-            tree: if full { drawing.of(at) } else { Vec::new() },
+            tree: tree.unwrap_or_default(),
             ..described
         }
     });
     (described.collect(), depth.unwrap_or(0))
+}
+
+/// The places of the roots in the order in which they are told in full.
+fn by_turns(roots: &[(u32, Behind)]) -> Vec<usize> {
+    let mut turns: HashMap<usize, u32> = HashMap::new();
+    let late = roots.iter().map(|(_, behind)| {
+        let turn = turns.entry(behind.alike).or_insert(0);
+        *turn += 1;
+        *turn > ALIKE
+    });
+    let (late, first): (Vec<_>, Vec<_>) = late.enumerate().partition(|(_, late)| *late);
+    first.into_iter().chain(late).map(|(n, _)| n).collect()
 }
 
 /// Where requests may be missing, a holder without one may wait all the same:
@@ -125,6 +147,7 @@ impl<'g, 'a> Counted<'g, 'a> {
         let mut behind = Behind {
             all: direct,
             direct,
+            alike: self.known.len(),
             ..Behind::default()
         };
         if self.steps > 0 {
@@ -145,21 +168,16 @@ impl<'g, 'a> Counted<'g, 'a> {
     }
 }
 
-fn backend(graph: &LockGraph<'_>, pid: i32, now: UnixSeconds) -> RootBlocker {
+fn backend(graph: &LockGraph<'_>, at: u32, pid: i32, now: UnixSeconds) -> RootBlocker {
+    // Without its row it was gone when the activity was read, after the locks:
+    // whoever has the pid by now is somebody else.
     let Some(backend) = graph.backend(pid) else {
         return RootBlocker {
             pid: Some(pid),
-            action: format!("SELECT pg_terminate_backend({pid});"),
             ..RootBlocker::default()
         };
     };
-    // The activity is read after the locks. A transaction that began since is
-    // not the one that holds them, and its statement is no explanation.
-    let clock = graph.report.server.as_ref().and_then(|server| server.clock);
-    let moved_on = backend
-        .xact_start
-        .zip(clock)
-        .is_some_and(|(began, read)| began > read);
+    let moved_on = has_moved_on(graph, at, backend);
     RootBlocker {
         pid: Some(pid),
         database: backend.database.clone(),
@@ -170,9 +188,25 @@ fn backend(graph: &LockGraph<'_>, pid: i32, now: UnixSeconds) -> RootBlocker {
         transaction_seconds: age(backend.xact_start.filter(|_| !moved_on), now),
         state_seconds: age(backend.state_change.filter(|_| !moved_on), now),
         query: backend.query.clone().filter(|_| !moved_on),
-        action: way_out(backend),
+        action: if moved_on {
+            String::new()
+        } else {
+            way_out(backend)
+        },
         ..RootBlocker::default()
     }
+}
+
+/// Whether the transaction that held the locks was over when the activity was
+/// read: another had begun, or none was open, and without one a session keeps
+/// none but advisory locks. What it does now is no explanation, and to end it
+/// would free nobody.
+fn has_moved_on(graph: &LockGraph<'_>, at: u32, backend: &Backend) -> bool {
+    let clock = graph.report.server.as_ref().and_then(|server| server.clock);
+    let began = backend.xact_start.zip(clock);
+    let keeps = |(_, row): &(u32, u32)| graph.row(*row).locktype == "advisory";
+    began.is_some_and(|(began, read)| began > read)
+        || (backend.state.as_deref() == Some("idle") && !graph.held[at as usize].iter().any(keeps))
 }
 
 /// The gentlest statement that lets the others go on.

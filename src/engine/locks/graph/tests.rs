@@ -187,10 +187,20 @@ fn a_session_that_began_after_the_locks_were_read_is_somebody_else() {
     report.backends = vec![backend(100.5, 100.6)];
     let root = &build(&report, 100.0).roots[0];
     assert_eq!((root.pid, &root.user, &root.query), (Some(1), &None, &None));
+    assert_eq!(root.action, "", "it would hit somebody else");
     // The same session in its next transaction is named, its statement is not.
     report.backends = vec![backend(50.0, 100.6)];
     let root = &build(&report, 100.0).roots[0];
     assert_eq!((root.user.as_deref(), &root.query), (Some("app"), &None));
+    assert_eq!(root.action, "", "what was in the way is over");
+    // So it is when it is idle by now: no transaction, no lock of one.
+    report.backends = vec![crate::sample::Backend {
+        state: Some("idle".into()),
+        xact_start: None,
+        ..backend(50.0, 60.0)
+    }];
+    let root = &build(&report, 100.0).roots[0];
+    assert_eq!((&root.state, root.action.as_str()), (&None, ""));
     report.backends = vec![backend(50.0, 60.0)];
     assert!(build(&report, 100.0).roots[0].query.is_some());
 }
