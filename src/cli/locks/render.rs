@@ -430,7 +430,7 @@ mod tests {
         };
         let text = target(&waiting, Some(80));
         assert!(text.contains("Waiting for locks: 3."), "{text}");
-        assert!(text.contains("may be missing"), "{text}");
+        assert!(text.contains("more locks than can be read"), "{text}");
         assert!(!text.contains("Nobody"), "{text}");
     }
 
