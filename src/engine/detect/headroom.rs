@@ -78,6 +78,9 @@ pub struct Headroom {
     crossed_since: Option<UnixSeconds>,
     /// Since when the incident lasts.
     open_since: Option<UnixSeconds>,
+    /// It is one of an earlier life of the program, and nothing is known of it
+    /// yet in this one.
+    restored: bool,
     /// Logins refused in a row.
     refused: u32,
 }
@@ -93,6 +96,7 @@ impl Headroom {
             recent: VecDeque::new(),
             crossed_since: None,
             open_since: None,
+            restored: false,
             refused: 0,
         }
     }
@@ -100,6 +104,7 @@ impl Headroom {
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, incident: &Incident) {
         self.open_since = Some(incident.onset_at);
+        self.restored = true;
     }
 
     /// Takes in one report, good or failed. A finding as long as the incident
@@ -120,10 +125,9 @@ impl Headroom {
                 Some(_) => {}
             }
         }
-        // Nothing is known yet of an incident that was restored.
-        let known = self.slots.is_some() || self.refused > 0;
+        self.restored &= self.slots.is_none() && self.refused == 0;
         self.open_since
-            .filter(|_| known)
+            .filter(|_| !self.restored)
             .map(|onset| self.finding(onset))
     }
 
