@@ -1,7 +1,7 @@
 //! The kinds that are read from lock waits and pools, told by made-up samples:
 //! what must be said, what must never be said, look by look.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use snowpit::engine::incident::{Event, Incident, Kind};
 use snowpit::engine::settings::{LockKey, NamedLock, Pooler};
@@ -17,11 +17,14 @@ const START: f64 = 1_700_000_000.0;
 /// before it.
 struct World {
     engine: Engine,
+    settings: Settings,
     t: f64,
     postgres: PostgresReport,
     pooler: Option<PgbouncerReport>,
     opened: Vec<Incident>,
     resolved: Vec<Incident>,
+    /// What the detectors know the incidents by, as the journal keeps it.
+    keys: BTreeMap<String, String>,
 }
 
 impl World {
@@ -37,7 +40,8 @@ impl World {
         };
         change(&mut settings);
         Self {
-            engine: Engine::new(settings),
+            engine: Engine::new(settings.clone()),
+            settings,
             t: START,
             postgres: PostgresReport {
                 target: "main".into(),
@@ -47,7 +51,24 @@ impl World {
             pooler: None,
             opened: Vec::new(),
             resolved: Vec::new(),
+            keys: BTreeMap::new(),
         }
+    }
+
+    /// Ends the program and starts it again a few seconds later, with what its
+    /// journal has.
+    fn restart(&mut self) {
+        let open = self.engine.snapshot().open;
+        let open = open.iter().map(|incident| {
+            let key = self.keys[&incident.id].clone();
+            (key, Incident::clone(incident))
+        });
+        self.t += 5.0;
+        let mut engine = Engine::new(self.settings.clone());
+        engine.restore(self.t, open, []);
+        self.engine = engine;
+        self.opened.clear();
+        self.resolved.clear();
     }
 
     /// With a polled pooler in front.
@@ -72,6 +93,8 @@ impl World {
 
     fn apply(&mut self, t: f64, report: Report) {
         for effect in self.engine.apply(Sample { t, report }) {
+            self.keys
+                .insert(effect.incident.id.clone(), effect.key.clone());
             match effect.event {
                 Event::Opened => self.opened.push(effect.incident),
                 Event::Resolved => self.resolved.push(effect.incident),
@@ -1157,4 +1180,130 @@ fn a_kind_that_is_switched_off_is_silent() {
     world.postgres = other.postgres;
     world.looks(60);
     assert!(world.opened().is_empty(), "{:?}", world.opened());
+}
+
+/// Each kind open, with what makes it one still there.
+fn told_of_each_kind() -> Vec<(Kind, World)> {
+    let mut worlds = vec![
+        (Kind::LockPileup, pile_up()),
+        (Kind::MigrationBlocked, migration(12.0)),
+        (Kind::HiddenDeadlock, cycle()),
+        (Kind::PoolDeadlock, stuck_pool()),
+    ];
+    let mut forgotten = ghost(|_| {});
+    forgotten.looks(3);
+    forgotten.pooler.as_mut().unwrap().servers.clear();
+    worlds.push((Kind::GhostWaiter, forgotten));
+    let mut idle = World::new();
+    idle.idles(1, 40.0);
+    idle.waits(2, 1, 35.0);
+    worlds.push((Kind::IdleInTransaction, idle));
+    let mut prepared = World::new();
+    prepared.postgres.prepared = vec![PreparedTransaction {
+        transaction: "701".into(),
+        prepared: Some(START - 310.0),
+        database: Some("app".into()),
+        ..PreparedTransaction::default()
+    }];
+    worlds.push((Kind::PreparedTransaction, prepared));
+    let mut saturated = World::pooled(|_| {});
+    saturated.pooler.as_mut().unwrap().pools = vec![pool(4, 2.0)];
+    worlds.push((Kind::PoolSaturation, saturated));
+    for (kind, world) in &mut worlds {
+        world.looks(15);
+        assert!(world.is_open(*kind), "{kind:?}: {:?}", world.open());
+    }
+    worlds
+}
+
+#[test]
+fn every_kind_goes_on_after_a_restart() {
+    for (kind, mut world) in told_of_each_kind() {
+        let ids = |world: &World| -> Vec<String> {
+            let open = world.engine.snapshot().open;
+            let of_kind = open.iter().filter(|incident| incident.kind == kind);
+            of_kind.map(|incident| incident.id.clone()).collect()
+        };
+        let known = ids(&world);
+        world.restart();
+        assert_eq!(ids(&world), known, "{kind:?}: before the first look");
+        world.looks(100);
+        assert!(world.opened.is_empty(), "{kind:?}: {:?}", world.opened());
+        assert_eq!(ids(&world), known, "{kind:?}");
+        // And it ends as it would have.
+        world.postgres.backends.clear();
+        world.postgres.locks.clear();
+        world.postgres.prepared.clear();
+        if let Some(pooler) = &mut world.pooler {
+            pooler.pools = vec![pool(0, 0.0)];
+            pooler.servers.clear();
+        }
+        world.looks(40);
+        assert!(world.open().is_empty(), "{kind:?}: {:?}", world.open());
+        let over = world.resolved.iter().filter(|over| over.kind == kind);
+        let over: Vec<String> = over.map(|incident| incident.id.clone()).collect();
+        assert_eq!(over, known, "{kind:?}: once");
+    }
+}
+
+#[test]
+fn what_ended_during_a_restart_ends_once_after_a_while() {
+    for (kind, mut world) in told_of_each_kind() {
+        let open = world.open().len();
+        world.restart();
+        world.postgres.backends.clear();
+        world.postgres.locks.clear();
+        world.postgres.prepared.clear();
+        if let Some(pooler) = &mut world.pooler {
+            pooler.pools = vec![pool(0, 0.0)];
+            pooler.servers.clear();
+        }
+        world.looks(5);
+        assert!(world.is_open(kind), "{kind:?} ended at once");
+        world.looks(90);
+        assert!(world.open().is_empty(), "{kind:?}: {:?}", world.open());
+        assert_eq!(world.resolved.len(), open, "{kind:?}");
+        assert!(world.opened.is_empty(), "{kind:?}: {:?}", world.opened());
+    }
+}
+
+#[test]
+fn a_saturated_pool_is_not_over_while_its_pooler_is_not_read() {
+    let mut world = World::pooled(|_| {});
+    world.pooler.as_mut().unwrap().pools = vec![pool(4, 2.0)];
+    world.looks(15);
+    assert!(world.is_open(Kind::PoolSaturation));
+    world.restart();
+    let silent = world.pooler.take();
+    world.looks(200);
+    assert!(world.is_open(Kind::PoolSaturation), "nobody has looked");
+    world.pooler = silent;
+    world.looks(5);
+    assert!(world.opened.is_empty() && world.resolved.is_empty());
+}
+
+#[test]
+fn a_pile_up_that_is_too_small_to_open_still_goes_on_after_a_restart() {
+    let mut world = pile_up();
+    world.looks(3);
+    assert!(world.is_open(Kind::LockPileup));
+    // One waiter is left: not enough to open, and not over.
+    world.postgres.backends.truncate(2);
+    world.postgres.locks.truncate(2);
+    world.looks(3);
+    assert!(world.is_open(Kind::LockPileup));
+    world.restart();
+    world.looks(100);
+    assert!(world.is_open(Kind::LockPileup), "{:?}", world.resolved);
+}
+
+#[test]
+fn a_kind_that_was_switched_off_meanwhile_ends() {
+    let mut world = pile_up();
+    world.looks(3);
+    world.settings.detect.lock_pileup.enabled = false;
+    world.settings.detect.idle_in_transaction.enabled = false;
+    world.restart();
+    world.looks(70);
+    assert!(!world.is_open(Kind::LockPileup));
 }

@@ -1,7 +1,7 @@
 //! Spins on try-lock calls, told by made-up samples: who spins, who asks
 //! politely, and when it is over.
 
-use snowpit::engine::incident::{Event, Kind};
+use snowpit::engine::incident::{Event, Incident, Kind};
 use snowpit::engine::locks::key::LockKey;
 use snowpit::engine::settings::{NamedLock, Pooler};
 use snowpit::engine::{Engine, Settings};
@@ -173,6 +173,37 @@ fn spinners_that_back_off_to_ten_seconds_are_not_gone() {
     scene.try_every(&[1, 2, 3], 10.0, None, 90.0);
     assert_eq!(scene.opened.len(), 1);
     assert!(scene.resolved.is_empty());
+}
+
+#[test]
+fn a_spin_goes_on_after_a_restart_and_ends_once() {
+    for pause in [2.0, 10.0] {
+        let mut scene = Scene::new(|_| {});
+        scene.try_every(&[1, 2, 3], pause, Some("42"), 40.0);
+        assert_eq!(scene.opened.len(), 1, "{pause}");
+        let open = scene.engine.snapshot().open;
+        let spin = Incident::clone(&open[0]);
+        assert_eq!(spin.kind, Kind::TryLockSpin);
+        let mut second = Scene::new(|_| {});
+        second.t = scene.t + 5.0;
+        let open = [("app/42".to_owned(), spin.clone())];
+        second.engine.restore(second.t, open, []);
+        second.try_every(&[1, 2, 3], pause, Some("42"), 200.0);
+        let ids: Vec<_> = second
+            .engine
+            .snapshot()
+            .open
+            .iter()
+            .map(|i| i.id.clone())
+            .collect();
+        assert_eq!(ids, [spin.id], "{pause}");
+        assert!(
+            second.opened.is_empty() && second.resolved.is_empty(),
+            "{pause}"
+        );
+        second.seconds(60);
+        assert_eq!(second.resolved.len(), 1, "{pause}");
+    }
 }
 
 #[test]

@@ -10,11 +10,11 @@ use super::settings::Detect;
 use crate::sample::UnixSeconds;
 
 /// Good looks at the server that a detector gets at least, however far apart.
-const LOOKS: u32 = 5;
+pub const LOOKS: u32 = 5;
 
-/// Seconds that a detector gets in which nothing builds up: enough for a
-/// threshold that has to be crossed for half a minute.
-const GRACE: f64 = 60.0;
+/// Seconds that a detector gets at least: enough for a threshold that has to be
+/// crossed for half a minute.
+pub const GRACE: f64 = 60.0;
 
 /// The same for a lock, which is followed as it was before: it only has to be
 /// seen again.

@@ -276,8 +276,10 @@ impl Target {
             Kind::OrphanedAdvisoryLock => self.advisory.restore(key, incident),
             Kind::ConnectionAvalanche => self.avalanche.restore(at, incident),
             Kind::ConnectionHeadroom => self.headroom.restore(incident),
-            // They find what is there within the time that it stands in.
-            _ => {}
+            Kind::PoolSaturation => self.saturation.restore(key, incident),
+            // Found again within the time that it stands in.
+            Kind::TryLockSpin => {}
+            _ => self.waits.restore(key, incident, &self.settings.detect),
         }
     }
 

@@ -78,7 +78,7 @@ pub fn check(scene: &Scene<'_>, pooled: &Pooled, watch: &Watch) -> Vec<Suspicion
     let waiting: BTreeSet<i32> = waiters.keys().copied().collect();
     let mut suspicions: Vec<_> = waiters
         .values()
-        .filter_map(|waiter| suspicion(scene, pooled, waiter))
+        .filter_map(|waiter| suspicion(scene, pooled, watch, waiter))
         .collect();
     // A ghost that has its lock by now is still there.
     for backend in &scene.report.backends {
@@ -98,7 +98,12 @@ pub fn check(scene: &Scene<'_>, pooled: &Pooled, watch: &Watch) -> Vec<Suspicion
     suspicions
 }
 
-fn suspicion(scene: &Scene<'_>, pooled: &Pooled, waiter: &Waiter<'_>) -> Option<Suspicion> {
+fn suspicion(
+    scene: &Scene<'_>,
+    pooled: &Pooled,
+    watch: &Watch,
+    waiter: &Waiter<'_>,
+) -> Option<Suspicion> {
     let backend = scene.backend(waiter.node.pid)?;
     backend.backend_start?;
     if !matches!(scene.context().servers.find(backend), Match::None) {
@@ -111,6 +116,8 @@ fn suspicion(scene: &Scene<'_>, pooled: &Pooled, waiter: &Waiter<'_>) -> Option<
             "it comes from {}, where only poolers connect from, and none of them has it",
             backend.client.as_deref().unwrap_or("?")
         ),
+        // Which pooler had it is forgotten when the program is started again.
+        None if watch.is_open(&key) => "no pooler has it any more".to_owned(),
         None => return None,
     };
     let seconds = waiter.node.wait_seconds.unwrap_or(0.0);

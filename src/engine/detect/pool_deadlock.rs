@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::pool_saturation::{database_of, is_full, queue_wait};
 use super::scene::{Scene, fields, longest, pids_behind, terminate};
-use super::watch::{Account, Stance, Suspicion};
+use super::watch::{Account, Stance, Suspicion, Watch};
 use crate::engine::incident::Kind;
 use crate::engine::locks::pooled::{Match, PoolerLook};
 use crate::engine::locks::{AdvisoryLock, Verdict};
@@ -40,15 +40,33 @@ struct Servers {
 }
 
 /// The pools of one look that cannot move on.
-pub fn check(scene: &Scene<'_>) -> Vec<Stuck> {
-    let locks = scene.advisory.iter().filter(|lock| {
+pub fn check(scene: &Scene<'_>, watch: &Watch) -> Vec<Stuck> {
+    let wanted = scene.advisory.iter();
+    let wanted = wanted.filter(|lock| !lock.allowed && lock.waiters > 0);
+    let stuck = wanted.flat_map(|lock| {
         let left = matches!(
             lock.verdict,
             Verdict::Orphaned | Verdict::Stranded | Verdict::Carried
         );
-        left && !lock.allowed && lock.waiters > 0
+        let stuck = stuck_behind(scene, lock).into_iter();
+        stuck.filter_map(move |stuck| {
+            if left {
+                Some(stuck)
+            } else {
+                known(stuck, watch)
+            }
+        })
     });
-    locks.flat_map(|lock| stuck_behind(scene, lock)).collect()
+    stuck.collect()
+}
+
+/// That a lock was left may have been seen in an earlier life of the program,
+/// and cannot be seen again. As long as all else is as it was, that stands.
+fn known(mut stuck: Stuck, watch: &Watch) -> Option<Stuck> {
+    let suspicion = &mut stuck.suspicion;
+    suspicion.account = watch.restored(&suspicion.key)?.clone();
+    suspicion.stance = Stance::Keeps;
+    Some(stuck)
 }
 
 fn stuck_behind(scene: &Scene<'_>, lock: &AdvisoryLock) -> Vec<Stuck> {

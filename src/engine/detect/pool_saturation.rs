@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::scene::fields;
 use super::watch::{Account, Looked, Stance, Suspicion, Watch};
-use crate::engine::incident::{Finding, Kind};
+use crate::engine::incident::{Finding, Incident, Kind};
 use crate::engine::settings::{PoolSaturation, Settings};
 use crate::engine::words;
 use crate::sample::{PgbouncerReport, Pool, PoolDatabase, PostgresReport, UnixSeconds};
@@ -42,6 +42,13 @@ impl Saturation {
             enabled,
             wait,
             watch: Watch::new(Kind::PoolSaturation).patient(hold, resolve_after),
+        }
+    }
+
+    /// Goes on with an incident of an earlier life of the program.
+    pub fn restore(&mut self, key: &str, incident: &Incident) {
+        if self.enabled {
+            self.watch.restore(key, incident);
         }
     }
 

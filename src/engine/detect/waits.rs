@@ -16,8 +16,9 @@ use super::{
     hidden_deadlock, idle_in_transaction, lock_pileup, migration_blocked, pool_deadlock,
     prepared_transaction,
 };
-use crate::engine::incident::{Finding, Kind};
+use crate::engine::incident::{Finding, Incident, Kind};
 use crate::engine::locks::RootBlocker;
+use crate::engine::settings::Detect;
 
 /// Follows the lock waits of one target.
 #[derive(Debug)]
@@ -50,6 +51,33 @@ impl Default for LockWaits {
 }
 
 impl LockWaits {
+    /// Goes on with an incident of an earlier life of the program, unless its
+    /// kind was switched off meanwhile.
+    pub fn restore(&mut self, key: &str, incident: &Incident, detect: &Detect) {
+        let (watch, enabled) = match incident.kind {
+            Kind::PoolDeadlock => (&mut self.pool_deadlock, detect.pool_deadlock.enabled),
+            Kind::HiddenDeadlock => (&mut self.hidden_deadlock, detect.hidden_deadlock.enabled),
+            Kind::MigrationBlocked => (
+                &mut self.migration_blocked,
+                detect.migration_blocked.enabled,
+            ),
+            Kind::LockPileup => (&mut self.lock_pileup, detect.lock_pileup.enabled),
+            Kind::IdleInTransaction => (
+                &mut self.idle_in_transaction,
+                detect.idle_in_transaction.enabled,
+            ),
+            Kind::PreparedTransaction => (
+                &mut self.prepared_transaction,
+                detect.prepared_transaction.enabled,
+            ),
+            Kind::GhostWaiter => (&mut self.ghost_waiter, detect.ghost_waiter.enabled),
+            _ => return,
+        };
+        if enabled {
+            watch.restore(key, incident);
+        }
+    }
+
     /// Takes in one look at the server, with the newest looks at its poolers.
     /// `orphans` are the findings on locks that nobody owns.
     pub fn observe(&mut self, scene: &Scene<'_>, orphans: &[Finding]) {
@@ -86,7 +114,7 @@ impl LockWaits {
         if !scene.detect.pool_deadlock.enabled {
             return;
         }
-        let stuck = pool_deadlock::check(scene);
+        let stuck = pool_deadlock::check(scene, &self.pool_deadlock);
         let suspicions = stuck.iter().map(|stuck| stuck.suspicion.clone()).collect();
         let seen = sees_poolers(scene);
         self.pool_deadlock

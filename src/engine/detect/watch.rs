@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use crate::engine::incident::{Finding, Kind, Severity};
+use crate::engine::incident::{Finding, Incident, Kind, Severity};
+use crate::engine::restored;
 use crate::sample::UnixSeconds;
 
 /// Looks running without an entity after which it is over.
@@ -97,6 +98,10 @@ struct Case {
     onset_at: UnixSeconds,
     open_since: Option<UnixSeconds>,
     absent: Option<Absent>,
+    /// Told in an earlier life of the program already.
+    is_restored: bool,
+    /// In no look of this life yet.
+    is_unseen: bool,
     account: Account,
 }
 
@@ -123,6 +128,31 @@ impl Watch {
             resolve_after,
             ..self
         }
+    }
+
+    /// Goes on with an incident of an earlier life of the program as if it had
+    /// been told all the while. Until a look shows it again it is given more
+    /// time: a check may miss for some looks what it has to learn anew.
+    pub fn restore(&mut self, key: &str, incident: &Incident) {
+        if self.cases.len() >= MAX_CASES {
+            return;
+        }
+        let case = Case {
+            first: Looked::server(incident.opened_at),
+            onset_at: incident.onset_at,
+            open_since: Some(incident.opened_at),
+            absent: None,
+            is_restored: true,
+            is_unseen: true,
+            account: Account {
+                severity: incident.severity,
+                subject: incident.subject.clone(),
+                summary: incident.summary.clone(),
+                evidence: incident.evidence.clone(),
+                actions: incident.actions.clone(),
+            },
+        };
+        self.cases.insert(key.to_owned(), case);
     }
 
     /// Takes in what a check suspects in one look. `shown` says whether the look
@@ -157,6 +187,8 @@ impl Watch {
                     onset_at,
                     open_since: None,
                     absent: None,
+                    is_restored: false,
+                    is_unseen: false,
                     account,
                 };
                 self.cases.insert(key, case);
@@ -168,6 +200,7 @@ impl Watch {
             case.first = looked;
         }
         case.account = account;
+        case.is_unseen = false;
         match stance {
             Stance::Opens if case.open_since.is_none() => {
                 let held = looked.at - case.first.at >= self.hold;
@@ -199,8 +232,13 @@ impl Watch {
         });
         absent.looks += 1;
         absent.since = absent.since.min(looked.at);
-        let long = looked.at - absent.since >= self.resolve_after;
-        if case.open_since.is_none() || (absent.looks >= LOOKS_GONE && long) {
+        let (looks, seconds) = if case.is_unseen {
+            (restored::LOOKS, self.resolve_after.max(restored::GRACE))
+        } else {
+            (LOOKS_GONE, self.resolve_after)
+        };
+        let long = looked.at - absent.since >= seconds;
+        if case.open_since.is_none() || (absent.looks >= looks && long) {
             self.cases.remove(key);
         }
     }
@@ -209,6 +247,12 @@ impl Watch {
     pub fn is_open(&self, key: &str) -> bool {
         let case = self.cases.get(key);
         case.is_some_and(|case| case.open_since.is_some())
+    }
+
+    /// What is being told of an entity since an earlier life of the program.
+    pub fn restored(&self, key: &str) -> Option<&Account> {
+        let case = self.cases.get(key).filter(|case| case.is_restored);
+        case.map(|case| &case.account)
     }
 
     /// Whether the entity is being told of, or may soon be.
