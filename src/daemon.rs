@@ -121,7 +121,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let (mut engine, history, keeper) = start_engine(&config).await?;
     let journal = match &config.history {
         Some(history) => {
-            let (writer, journal) = JournalWriter::start(&history.directory, &health)?;
+            let (writer, journal) = JournalWriter::open(&history.directory, &health).await?;
             restore(&mut engine, &writer, &journal, &config.settings.targets);
             Some(writer)
         }

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use snowpit::engine::incident::{Effect, Event, Incident, Kind};
-use snowpit::expose::journal::{FILE, Journal, JournalError, JournalWriter};
+use snowpit::expose::journal::{Entry, FILE, Journal, JournalError, JournalWriter};
 use snowpit::observe::health::Health;
 use snowpit::observe::poll::unix_now;
 
@@ -106,6 +106,22 @@ async fn it_is_written_anew_without_what_is_superseded_and_what_is_old() {
     let journal = Journal::load(directory.path()).unwrap();
     assert_eq!(journal.open().count(), 1);
     assert_eq!(journal.resolved().count(), 0, "older than 90 days");
+}
+
+#[test]
+fn an_open_incident_is_never_too_old_to_be_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut text = Vec::new();
+    let effects = std::iter::once(opened(0)).chain((1..=10_000).map(resolved));
+    for effect in effects {
+        serde_json::to_writer(&mut text, &Entry::from(&effect)).unwrap();
+        text.push(b'\n');
+    }
+    fs::write(directory.path().join(FILE), text).unwrap();
+    let journal = Journal::load(directory.path()).unwrap();
+    assert_eq!(journal.damaged, 0);
+    assert_eq!(journal.entries().len(), 10_000);
+    assert_eq!(open_ids(&journal).len(), 1);
 }
 
 /// A journal of 20 open incidents, in a fresh directory.

@@ -15,7 +15,8 @@ use crate::sample::UnixSeconds;
 /// few kilobytes.
 const LINE_LIMIT: u64 = 1024 * 1024;
 
-/// Incidents that are remembered, the newest: years of a server in trouble.
+/// Incidents that are remembered: the open ones before all others, then the
+/// newest. Years of a server in trouble.
 const INCIDENT_LIMIT: usize = 10_000;
 
 /// Damaged lines that are told one by one.
@@ -99,9 +100,11 @@ impl Journal {
             }
         }
         let mut entries: Vec<(u64, Entry)> = newest.into_values().collect();
-        entries.sort_by_key(|(first, _)| *first);
+        entries.sort_by_key(|(first, entry)| (entry.is_open(), *first));
         let too_many = entries.len().saturating_sub(INCIDENT_LIMIT);
-        journal.entries = entries.drain(too_many..).map(|(_, entry)| entry).collect();
+        entries.drain(..too_many);
+        entries.sort_by_key(|(first, _)| *first);
+        journal.entries = entries.into_iter().map(|(_, entry)| entry).collect();
         Ok(journal)
     }
 

@@ -88,6 +88,19 @@ impl JournalWriter {
         Ok((writer, journal))
     }
 
+    /// [`start`](Self::start), for who must not wait for a disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn open(directory: &Path, health: &Health) -> Result<(Self, Journal), JournalError> {
+        let (place, health) = (directory.to_owned(), health.clone());
+        let starting = tokio::task::spawn_blocking(move || Self::start(&place, &health));
+        starting.await.unwrap_or_else(|_| {
+            let cause = io::Error::other("the reading of it panicked");
+            Err(JournalError::at(directory)(cause))
+        })
+    }
+
     /// Hands a change over. Never waits.
     pub fn offer(&self, effect: &Effect) {
         let reason = match self.queue.try_send(effect.into()) {
@@ -135,11 +148,21 @@ fn rewrite(path: &Path, entries: &[Entry]) -> io::Result<()> {
     let mut text = Vec::new();
     entries.iter().for_each(|entry| entry.write(&mut text));
     let fresh = path.with_extension("jsonl.new");
-    let mut file = options().truncate(true).open(&fresh)?;
-    file.write_all(&text)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    sync_directory(path)
+    let written = write_synced(&fresh, &text).and_then(|()| {
+        fs::rename(&fresh, path)?;
+        sync_directory(path)
+    });
+    if written.is_err() {
+        // It takes the room that is missing.
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
+
+fn write_synced(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = options().truncate(true).open(path)?;
+    file.write_all(text)?;
+    file.sync_all()
 }
 
 fn options() -> OpenOptions {
