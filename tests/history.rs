@@ -345,6 +345,7 @@ impl Victim {
         let Opened {
             history,
             mut writer,
+            recent,
             ..
         } = open(copy.path(), self.now);
         writer.check();
@@ -368,6 +369,12 @@ impl Victim {
             found.len(),
             expected.len()
         );
+        let mut remembered = Gathered::new(0, Millis::MAX, usize::MAX, usize::MAX);
+        for block in recent {
+            let taken = remembered.block(&block, &Selector::named("x"), Millis::MAX);
+            taken.unwrap();
+        }
+        assert!(told(remembered) == expected, "the engine is told of it all");
         drop((history, writer));
         // The next start has nothing left to complain of.
         let opened = open(copy.path(), self.now);
@@ -448,11 +455,18 @@ fn what_was_being_written_is_removed_and_strangers_are_left_alone() {
         )
         .unwrap();
     }
+    // What cannot be removed stops nothing.
+    fs::create_dir(series.join("a.tmp")).unwrap();
     let opened = open(directory.path(), START);
     assert_eq!(opened.history.health().failures(Failure::Damaged), 1);
     assert_eq!(
         names(directory.path()),
-        ["000000000009.segment.damaged", "notes.txt", "x.segment"]
+        [
+            "000000000009.segment.damaged",
+            "a.tmp",
+            "notes.txt",
+            "x.segment"
+        ]
     );
     assert!(opened.recent.is_empty());
 }

@@ -116,7 +116,12 @@ impl Directory {
                 Some("segment") => Kind::Segment,
                 Some("part") => Kind::Part,
                 Some("tmp") => {
-                    fs::remove_file(&path)?;
+                    if let Err(error) = fs::remove_file(&path) {
+                        tracing::warn!(
+                            file = %path.display(),
+                            "what is left of an unfinished file of the history cannot be removed: {error}"
+                        );
+                    }
                     continue;
                 }
                 _ => continue,

@@ -1,6 +1,6 @@
 //! The files that are in use: found at start, added by the writer, read by all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +51,9 @@ impl Shelf {
         for (number, kind, path) in found {
             match Segment::open(&path) {
                 Ok(segment) => shelf.add(number, kind, segment),
-                Err(error) => shelf.reject(&path, &error, health),
+                Err(error) => {
+                    shelf.reject(&path, &error, health);
+                }
             }
         }
         shelf.drop_superfluous();
@@ -91,28 +93,30 @@ impl Shelf {
     }
 
     /// Sets a damaged file aside, after writing what is whole in it to another.
-    /// One that may be all right stays where it is.
-    fn reject(&self, path: &Path, error: &SegmentError, health: &HistoryHealth) {
+    /// One that may be all right stays where it is. True when what is whole in it
+    /// is in another now.
+    fn reject(&self, path: &Path, error: &SegmentError, health: &HistoryHealth) -> bool {
         let SegmentError::Damaged(damage) = error else {
             health.unreadable(path, error);
-            return;
+            return false;
         };
         let whole: Vec<Arc<Block>> = match salvage(path) {
             Ok(blocks) => blocks.into_iter().map(Arc::new).collect(),
             Err(error) => {
                 health.unreadable(path, &error);
-                return;
+                return false;
             }
         };
         let newest = whole.iter().map(|block| block.end()).max().unwrap_or(0);
         if !whole.is_empty() && self.write(Kind::Segment, &whole, newest, health).is_err() {
             // The damaged file is all that has them: another time.
-            return;
+            return false;
         }
         match Directory::set_aside(path) {
             Ok(_) => health.damaged(path, damage, whole.len()),
             Err(error) => health.unreadable(path, &error),
         }
+        true
     }
 
     /// Reads every file once, and sets aside those that are damaged.
@@ -201,17 +205,31 @@ impl Shelf {
         let from = recent_from(now);
         let to = now.saturating_add(AHEAD);
         let mut keys = Interner::default();
+        let wanted = |entry: &Entry| entry.end >= from && entry.end <= to;
         let mut blocks = Vec::new();
-        for (number, segment) in self.segments(|segment| segment.overlaps(from, to)) {
-            let wanted = |entry: &Entry| entry.end >= from && entry.end <= to;
-            let read = segment.read(&mut keys, wanted, |block| blocks.push(Arc::new(block)));
+        let mut files: VecDeque<_> = self.segments(|file| file.overlaps(from, to)).into();
+        while let Some((number, segment)) = files.pop_front() {
+            let mut own = Vec::new();
+            let read = segment.read(&mut keys, wanted, |block| own.push(Arc::new(block)));
             if let Err(error) = read {
                 self.remove(number);
-                self.reject(&segment.path, &error, health);
+                let next = self.lock().next;
+                if self.reject(&segment.path, &error, health) {
+                    // What follows the damage as well.
+                    own.clear();
+                    files.extend(self.file(next));
+                }
             }
+            blocks.append(&mut own);
         }
         blocks.sort_by_key(|block| block.start());
         blocks
+    }
+
+    fn file(&self, number: u64) -> Option<(u64, Arc<Segment>)> {
+        let files = self.lock();
+        let (_, segment) = files.by_number.get(&number)?;
+        Some((number, Arc::clone(segment)))
     }
 
     /// See [`History::gather`](super::History::gather).
