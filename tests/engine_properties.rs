@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -218,8 +220,8 @@ fn advisory(pid: i32, key: u32, granted: bool) -> Lock {
     }
 }
 
-/// Time of one `apply` of `report` and of the pooler's, the third of each.
-fn cost(name: &str, locks: Vec<Lock>, backends: i32) -> Duration {
+/// Processor time for a second's two samples, the third of each.
+fn cost(locks: Vec<Lock>, backends: i32) -> Duration {
     let postgres = PostgresReport {
         target: "main".into(),
         backends: (1..=backends).map(holder).collect(),
@@ -270,55 +272,72 @@ fn cost(name: &str, locks: Vec<Lock>, backends: i32) -> Duration {
             .map(|report| timed(&mut engine, Sample { t, report }))
             .sum();
     }
-    println!("{name}: {took:?} for a second's two samples");
     took
 }
 
-#[expect(clippy::disallowed_methods, reason = "the test measures")]
 fn timed(engine: &mut Engine, sample: Sample) -> Duration {
-    let began = std::time::Instant::now();
+    let began = processor_time();
     engine.apply(sample);
     let _ = engine.snapshot();
-    began.elapsed()
+    processor_time().saturating_sub(began)
 }
 
-/// Far above what it takes without optimisation, far below what it takes when
-/// a loop is quadratic.
-const BEARABLE: Duration = Duration::from_secs(3);
-
-#[test]
-fn ten_thousand_held_locks_are_judged_quickly() {
-    let locks = (0..10_000).map(|n| advisory(1 + n % 3_000, n.cast_unsigned(), true));
-    assert!(cost("10,000 orphans", locks.collect(), 3_000) < BEARABLE);
+/// Of this thread alone: what else the machine does is not in it.
+fn processor_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).unwrap();
+    let micros = |time: TimeVal| u64::try_from(time.num_microseconds()).unwrap();
+    Duration::from_micros(micros(usage.user_time()) + micros(usage.system_time()))
 }
 
-#[test]
-fn a_queue_of_thousands_is_drawn_quickly() {
-    let locks = (1..=3_000).map(|pid| advisory(pid, 42, pid == 1));
-    assert!(cost("a queue of 3,000", locks.collect(), 3_000) < BEARABLE);
-}
+/// Four times as much of everything may take this many times as long: twice what
+/// is in proportion, with room for caches. In the square it would be sixteen.
+const GROWTH: u32 = 9;
 
-#[test]
-fn thousands_of_holders_in_the_way_of_thousands_are_drawn_quickly() {
-    let relation = |pid: i32, mode: &str| Lock {
-        locktype: "relation".into(),
-        relation: Some("16385".into()),
-        mode: mode.into(),
-        ..advisory(pid, 0, pid <= 1_500)
+/// Holds the cost of `locks` of so many sessions against that of a quarter, the
+/// better of two each.
+fn grows_in_proportion(sessions: i32, locks: impl Fn(i32) -> Vec<Lock>) {
+    let best = |sessions: i32| {
+        let costs = (0..2).map(|_| cost(locks(sessions), sessions));
+        costs.min().unwrap()
     };
-    let locks = (1..=3_000).map(|pid| {
-        let mode = if pid == 1_501 {
-            "AccessExclusiveLock"
-        } else {
-            "AccessShareLock"
-        };
-        relation(pid, mode)
+    let (quarter, whole) = (best(sessions / 4), best(sessions));
+    println!("{sessions} sessions: {whole:?}; a quarter of them: {quarter:?}");
+    assert!(whole < quarter * GROWTH, "{whole:?}, {quarter:?}");
+}
+
+#[test]
+fn the_cost_of_held_locks_grows_with_their_number() {
+    grows_in_proportion(2_000, |sessions| {
+        let held = (0..sessions * 3).map(|n| advisory(1 + n % sessions, n.cast_unsigned(), true));
+        held.collect()
     });
-    assert!(
-        cost(
-            "1,500 readers, a migration, 1,499 readers",
-            locks.collect(),
-            3_000
-        ) < BEARABLE
-    );
+}
+
+#[test]
+fn the_cost_of_a_queue_grows_with_its_length() {
+    grows_in_proportion(2_000, |sessions| {
+        let queue = (1..=sessions).map(|pid| advisory(pid, 42, pid == 1));
+        queue.collect()
+    });
+}
+
+#[test]
+fn the_cost_of_many_holders_in_the_way_of_many_grows_with_their_number() {
+    grows_in_proportion(2_000, |sessions| {
+        let relation = |pid: i32, mode: &str| Lock {
+            locktype: "relation".into(),
+            relation: Some("16385".into()),
+            mode: mode.into(),
+            ..advisory(pid, 0, pid <= sessions / 2)
+        };
+        let locks = (1..=sessions).map(|pid| {
+            let mode = if pid == sessions / 2 + 1 {
+                "AccessExclusiveLock"
+            } else {
+                "AccessShareLock"
+            };
+            relation(pid, mode)
+        });
+        locks.collect()
+    });
 }
