@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// Subjects with their counts, largest first.
+type Ranked<K> = Vec<(K, f64)>;
+
 /// Counts by subject.
 #[derive(Debug)]
 pub(super) struct Fold<K>(BTreeMap<K, f64>);
@@ -17,8 +20,8 @@ impl<K: Ord> Fold<K> {
 
     /// The `limit` largest, and the others. Equal ones are taken in order of
     /// their names, so that the choice does not flap.
-    pub(super) fn largest(self, limit: usize) -> (Vec<(K, f64)>, Vec<(K, f64)>) {
-        let mut all: Vec<_> = self.0.into_iter().collect();
+    pub(super) fn largest(self, limit: usize) -> (Ranked<K>, Ranked<K>) {
+        let mut all: Ranked<K> = self.0.into_iter().collect();
         all.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let rest = all.split_off(limit.min(all.len()));
         (all, rest)

@@ -65,10 +65,13 @@ fn pool_labels<'a>(pooler: &'a str, [database, user]: [&'a str; 2]) -> [(&'a str
     [("pooler", pooler), ("database", database), ("user", user)]
 }
 
+/// A figure of a pool.
+type Count = fn(&Pool) -> u32;
+
 /// Pools that are shown as one: sockets add up, of waits the longest counts.
 fn one_pool(row: &mut Row<'_>, pooler: &str, names: [&str; 2], pools: &[&Pool]) {
-    let sum = |of: fn(&Pool) -> u32| pools.iter().map(|pool| f64::from(of(pool))).sum::<f64>();
-    let states: [(&str, &str, fn(&Pool) -> u32); 8] = [
+    let sum = |of: Count| pools.iter().map(|pool| f64::from(of(pool))).sum::<f64>();
+    let states: [(&str, &str, Count); 8] = [
         ("snowpit_pool_clients", "active", |pool| pool.cl_active),
         ("snowpit_pool_clients", "waiting", |pool| pool.cl_waiting),
         ("snowpit_pool_clients", "cancel", |pool| pool.cl_cancel_req),
