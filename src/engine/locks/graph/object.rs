@@ -1,13 +1,15 @@
 //! What is locked: its identity among the rows of one look, and the words for
 //! it.
 
+use std::hash::{Hash, Hasher};
+
 use super::super::key::LockKey;
 use super::super::view::LockObject;
 use crate::sample::Lock;
 
 /// The columns that name what is locked. No column is ever required: a row
 /// lock waits on `transactionid`, whose `database` is NULL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object<'a> {
     locktype: &'a str,
     database: Option<&'a str>,
@@ -25,6 +27,30 @@ pub struct Object<'a> {
 enum Relation<'a> {
     Oid(u32),
     Name(Option<&'a str>),
+}
+
+/// What tells objects apart in nearly every look is hashed, and no more: a look
+/// hashes each of its rows. Equality compares everything.
+impl Hash for Object<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            relation,
+            page,
+            tuple,
+            transactionid,
+            virtualxid,
+            key,
+            ..
+        } = self;
+        if let Some(id) = transactionid.or(*virtualxid) {
+            id.hash(state);
+        } else if let (Some(class), object, _) = key {
+            state.write_u64(u64::from(*class) << 32 | u64::from(object.unwrap_or(0)));
+        } else {
+            relation.hash(state);
+            state.write_i64(page.unwrap_or(-1) << 16 | tuple.unwrap_or(-1));
+        }
+    }
 }
 
 impl<'a> Object<'a> {

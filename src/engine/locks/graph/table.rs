@@ -20,6 +20,9 @@ use super::queue::{self, Answers, Queued};
 use super::web::Web;
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
+/// So many holders of one object are looked through without a table.
+const FEW: usize = 8;
+
 /// A session, or a prepared transaction by its transaction id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Node<'a> {
@@ -155,7 +158,15 @@ impl<'a> LockGraph<'a> {
             let node = self.intern(node);
             self.held[node as usize].push((at, row));
             let holders = &mut self.objects[at as usize].holders;
-            let entry = *place.entry((at, node)).or_insert(holders.len());
+            // Most objects have few holders: a table of them costs more than
+            // it saves.
+            let entry = if holders.len() < FEW {
+                let known = holders.iter().position(|(holder, _)| *holder == node);
+                known.unwrap_or(holders.len())
+            } else {
+                let first = holders.iter().take(FEW).position(|(h, _)| *h == node);
+                first.unwrap_or_else(|| *place.entry((at, node)).or_insert(holders.len()))
+            };
             if entry == holders.len() {
                 holders.push((node, 0));
             }
@@ -168,10 +179,7 @@ impl<'a> LockGraph<'a> {
         let answers = &self.answers;
         for (at, contended) in (0u32..).zip(&mut self.objects) {
             let mut requests = std::mem::take(&mut contended.queue);
-            let holders: HashMap<u32, ModeSet> = contended.holders.iter().copied().collect();
-            for request in &mut requests {
-                request.held = holders.get(&request.node).copied().unwrap_or(0);
-            }
+            add_held(&mut requests, &contended.holders);
             contended.queue = queue::rearrange(queue::arrange(requests), answers);
             for (place, request) in (0u32..).zip(&contended.queue) {
                 self.requests[request.node as usize].push((at, place));
@@ -452,6 +460,21 @@ impl<'a> LockGraph<'a> {
             let mode = position(&self.row(row).mode).map_or(0, |mode| 1 << mode);
             self.objects[object as usize].wanted & mode != 0
         })
+    }
+}
+
+/// Says of each request what its session holds of the same object.
+fn add_held(requests: &mut [Queued], holders: &[(u32, ModeSet)]) {
+    if holders.len() <= FEW {
+        for request in requests {
+            let own = holders.iter().find(|(node, _)| *node == request.node);
+            request.held = own.map_or(0, |(_, modes)| *modes);
+        }
+        return;
+    }
+    let holders: HashMap<u32, ModeSet> = holders.iter().copied().collect();
+    for request in requests {
+        request.held = holders.get(&request.node).copied().unwrap_or(0);
     }
 }
 
