@@ -77,11 +77,11 @@ async fn measure(backends: u32) -> anyhow::Result<()> {
     );
     let idle = situation(&postgres, backends, "idle").await?;
     situation(&postgres, backends, "busy").await?;
+    let waiting = waiting(&postgres, backends).await?;
     ensure!(
         idle <= BUDGET,
         "one poll costs {idle:.2} times the count, over the budget of {BUDGET}"
     );
-    let waiting = waiting(&postgres, backends).await?;
     ensure!(
         waiting <= WAITING_BUDGET,
         "one poll costs {waiting:.2} times the bare reads, over the budget of {WAITING_BUDGET}"
