@@ -85,7 +85,7 @@ impl App {
         let port = line.strip_prefix("listening on ").unwrap();
         Self {
             port: port.parse().unwrap(),
-            process: process,
+            process,
         }
     }
 
