@@ -18,8 +18,11 @@ const WAITERS: u32 = 3_000;
 /// does besides.
 const ROUNDS: usize = 41;
 
+/// Makes a look with so many waiters.
+type Shape = fn(u32) -> PostgresReport;
+
 /// How waiters can stand to each other.
-const SHAPES: [(&str, fn(u32) -> PostgresReport); 4] = [
+const SHAPES: [(&str, Shape); 4] = [
     ("one queue of writers", queue),
     ("chains of 15", chains),
     ("readers behind a migration", migration),
