@@ -251,7 +251,7 @@ impl Simulated {
 fn start(directory: &Path, now: Millis) -> anyhow::Result<Duration> {
     let mut best = Duration::MAX;
     for _ in 0..3 {
-        let began = now();
+        let began = clock();
         let opened = History::open(directory, RETENTION, now)?;
         let mut engine = Engine::new(Settings {
             targets: (0..TARGETS).map(|n| format!("target-{n}")).collect(),
@@ -304,7 +304,7 @@ fn windows(directory: &Path, now: Millis) -> anyhow::Result<Duration> {
     let selector = Selector::named("snowpit_connections")
         .with("target", "target-3")
         .with("n", "a-label-of-usual-length-68");
-    let began = now();
+    let began = clock();
     let mut gathered = Gathered::new(now - 3_600_000, now, 1, 10_000);
     history.gather(&selector, now - 3_600_000, now, &mut gathered)?;
     let found = gathered.finish();
@@ -313,7 +313,7 @@ fn windows(directory: &Path, now: Millis) -> anyhow::Result<Duration> {
         "           {:.1?} for 1 h of a series on disk",
         began.elapsed()
     );
-    let began = now();
+    let began = clock();
     let mut gathered = Gathered::new(0, now, 1, 1_000_000);
     history.gather(&selector, 0, now, &mut gathered)?;
     let points = gathered.finish()[0].1.len();
@@ -327,7 +327,7 @@ fn windows(directory: &Path, now: Millis) -> anyhow::Result<Duration> {
 fn median(mut measured: impl FnMut()) -> Duration {
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
-            let began = now();
+            let began = clock();
             measured();
             began.elapsed()
         })
@@ -490,6 +490,6 @@ fn processor_seconds() -> anyhow::Result<f64> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn now() -> Instant {
+fn clock() -> Instant {
     Instant::now()
 }
