@@ -431,9 +431,9 @@ fn polled(directory: &Path) -> anyhow::Result<f64> {
         for _ in 0..10 {
             clients.push(pooler.connect("postgres", "postgres", "bench").await?);
         }
-        let until = now() + Duration::from_secs(REAL_SECONDS);
+        let until = clock() + Duration::from_secs(REAL_SECONDS);
         let mut random = fastrand::Rng::with_seed(9);
-        while now() < until {
+        while clock() < until {
             let client = &clients[random.usize(0..clients.len())];
             client.simple_query("SELECT pg_sleep(0.02)").await?;
         }
