@@ -83,6 +83,8 @@ struct Gathered {
     series: Series,
     /// One of its lines was rejected: the others say nothing without it.
     spoilt: bool,
+    has_count: bool,
+    has_sum: bool,
 }
 
 impl Collector {
@@ -267,11 +269,13 @@ impl Collector {
         match part {
             Part::Count if good => {
                 series.count = value;
+                gathered.has_count = true;
                 family.has_counts = true;
                 return;
             }
             Part::Sum(unit) if good => {
                 series.sum = value * unit.seconds();
+                gathered.has_sum = true;
                 family.has_sums = true;
                 return;
             }
@@ -316,7 +320,7 @@ impl Collector {
                             route,
                             ..Series::default()
                         },
-                        spoilt: false,
+                        ..Gathered::default()
                     });
                     family.series.len() - 1
                 })
@@ -344,8 +348,14 @@ impl Collector {
                 .candidates
                 .splice(0..0, poor.iter().map(Family::candidate))
                 .for_each(drop),
-            Some(family) => {
+            Some(mut family) => {
                 page.candidates.clear();
+                let damaged = family.take_damaged();
+                // What a rejected line took away was counted with the line.
+                if damaged > 0 && !page.incomplete {
+                    page.incomplete = true;
+                    page.rejected.add(BAD_VALUE, damaged);
+                }
                 let (found, series) = family.finish(&mut page.rejected);
                 page.found = Some(found);
                 page.series = series;
@@ -385,6 +395,21 @@ impl Family {
             },
             why,
         }
+    }
+
+    /// Takes out the series that lack their count or their sum where others
+    /// have both: nothing in the place of a figure would look like a restart,
+    /// and the next whole page like a surge. Twins whose labels differ have
+    /// their parts in series of their own. Gives back how many.
+    fn take_damaged(&mut self) -> u64 {
+        let is_whole = |gathered: &Gathered| gathered.has_count && gathered.has_sum;
+        if !self.series.iter().any(is_whole) {
+            return 0;
+        }
+        let before = self.series.len();
+        self.series
+            .retain(|gathered| gathered.spoilt || is_whole(gathered));
+        (before - self.series.len()) as u64
     }
 
     fn finish(self, rejected: &mut Tally) -> (Found, Vec<Series>) {

@@ -243,11 +243,38 @@ fn more_series_than_there_is_room_for_are_counted() {
         text.push_str(&format!(
             "request_duration_seconds_sum{{route=\"r{route}\"}} 1\n"
         ));
+        text.push_str(&format!(
+            "request_duration_seconds_count{{route=\"r{route}\"}} 1\n"
+        ));
     }
-    text.push_str("request_duration_seconds_count{route=\"r0\"} 1\n");
     let page = read(&text);
     assert_eq!(page.series.len(), MAX_SERIES);
-    assert_eq!(page.rejected.of("too_many_series"), 7);
+    assert_eq!(page.rejected.of("too_many_series"), 14);
     assert_eq!(told(&page)[0], ("r0", 1.0, 1.0));
     assert!(page.incomplete);
+}
+
+#[test]
+fn a_series_without_its_count_or_sum_is_left_out_and_not_taken_for_nothing() {
+    let whole = concat!(
+        "http_request_duration_seconds_sum{route=\"/a\"} 2.5\n",
+        "http_request_duration_seconds_count{route=\"/a\"} 6\n",
+        "http_request_duration_seconds_sum{route=\"/b\"} 9\n",
+    );
+    for (damaged, rejected) in [
+        ("", 1),
+        (
+            "http_request_duration_seconds_count{route=\"/b\" 50000\n",
+            1,
+        ),
+    ] {
+        let page = read(&format!("{whole}{damaged}"));
+        assert_eq!(told(&page), [("/a", 6.0, 2.5)]);
+        assert!(page.incomplete);
+        assert_eq!(page.rejected.total(), rejected);
+    }
+    let page = read(&format!(
+        "{whole}http_request_duration_seconds_count{{route=\"/b\"}} 50000\n"
+    ));
+    assert_eq!(told(&page), [("/a", 6.0, 2.5), ("/b", 50_000.0, 9.0)]);
 }
