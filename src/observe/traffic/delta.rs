@@ -81,6 +81,9 @@ pub struct Deltas<K> {
     swept_at: UnixSeconds,
     /// The newest reading; a sweep measures idleness from it.
     newest: UnixSeconds,
+    /// When there was no room for a series, or one was forgotten, for the last
+    /// time: what was not known then may have been there.
+    short_at: UnixSeconds,
     refused: Tally,
     forgotten: u64,
 }
@@ -93,6 +96,7 @@ impl<K: Hash + Eq + Clone> Deltas<K> {
             limit,
             swept_at: f64::NEG_INFINITY,
             newest: f64::NEG_INFINITY,
+            short_at: f64::NEG_INFINITY,
             refused: Tally::default(),
             forgotten: 0,
         }
@@ -128,10 +132,12 @@ impl<K: Hash + Eq + Clone> Deltas<K> {
         }
         if self.series.len() >= self.limit {
             self.refused.add(TOO_MANY_SERIES, 1);
+            self.short_at = self.newest;
             return None;
         }
         self.series.insert(key, State::of(reading));
-        let absent_at = reading.absent_at.filter(|&t| t < reading.at);
+        let absent_at = reading.absent_at;
+        let absent_at = absent_at.filter(|&t| t < reading.at && t > self.short_at);
         let started_at = reading.started_at.filter(|&t| is_time(t) && t < reading.at);
         // Without a word of when it was absent, a start long ago would smear a
         // day over this moment: then this is the baseline.
@@ -171,6 +177,7 @@ impl<K: Hash + Eq + Clone> Deltas<K> {
         let before = self.series.len();
         self.series.retain(|_, state| state.at > oldest_kept);
         self.forgotten += (before - self.series.len()) as u64;
+        self.short_at = self.newest;
     }
 
     /// Forgets the series for which `keep` says no, for example those of an
@@ -343,6 +350,25 @@ mod tests {
         assert_eq!(deltas.push("c", &started(100.0 - 86_400.0)), None);
         assert_eq!(deltas.push("d", &started(f64::NAN)), None);
         assert_eq!(deltas.push("e", &started(200.0)), None, "a start to come");
+    }
+
+    #[test]
+    fn what_found_no_room_is_no_news_when_it_does() {
+        let mut deltas = Deltas::new(1);
+        let absent = |at: f64, count: f64, absent: f64| Cumulative {
+            absent_at: Some(absent),
+            ..reading(at, count, 1.0)
+        };
+        deltas.push("gone", &reading(10.0, 1.0, 1.0));
+        assert_eq!(deltas.push("old", &absent(100.0, 50_000.0, 95.0)), None);
+        assert_eq!(deltas.take_refused().of(TOO_MANY_SERIES), 1);
+        // There is room now, but it was there the time before.
+        assert_eq!(deltas.push("old", &absent(300.0, 50_007.0, 100.0)), None);
+        let increase = deltas.push("old", &absent(305.0, 50_009.0, 300.0)).unwrap();
+        assert_eq!(increase.count, 2.0);
+        // One that was forgotten for want of room is no news either.
+        assert!(deltas.push("new", &absent(500.0, 1.0, 499.0)).is_none());
+        assert_eq!(deltas.push("old", &absent(900.0, 60_000.0, 500.0)), None);
     }
 
     #[test]
