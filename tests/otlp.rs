@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
@@ -120,7 +121,8 @@ fn text(key: &str, value: &str) -> KeyValue {
     }
 }
 
-/// Server spans of a route, the last `bad` of them without an id.
+/// Server spans of a route in a trace of their own, the last `bad` of them
+/// without an id.
 #[expect(
     clippy::disallowed_methods,
     reason = "a sender stamps with the time of day"
@@ -128,8 +130,10 @@ fn text(key: &str, value: &str) -> KeyValue {
 fn spans(route: &str, good: usize, bad: usize) -> ExportTraceServiceRequest {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let now = u64::try_from(now.as_nanos()).unwrap();
+    static TRACES: AtomicU64 = AtomicU64::new(1);
+    let trace = u128::from(TRACES.fetch_add(1, Ordering::Relaxed));
     let span = |n: usize| Span {
-        trace_id: vec![1; 16],
+        trace_id: trace.to_be_bytes().to_vec(),
         span_id: if n < good {
             (n as u64 + 1).to_be_bytes().to_vec()
         } else {
@@ -178,17 +182,17 @@ async fn every_way_in_counts_the_same() {
     let stage = Stage::start().await;
     let protobuf = "application/x-protobuf";
     let body = |route: &str| spans(route, 3, 0).encode_to_vec();
-    let json = serde_json::to_vec(&spans("/json", 3, 0)).unwrap();
+    let json = || serde_json::to_vec(&spans("/json", 3, 0)).unwrap();
     let answers = [
         stage.post(protobuf, None, body("/protobuf")).await,
         stage
             .post(protobuf, Some("gzip"), gzip(&body("/gzip")))
             .await,
         stage
-            .post("application/json; charset=utf-8", None, json.clone())
+            .post("application/json; charset=utf-8", None, json())
             .await,
         stage
-            .post("application/json", Some("gzip"), gzip(&json))
+            .post("application/json", Some("gzip"), gzip(&json()))
             .await,
     ];
     for answer in answers {
@@ -221,9 +225,9 @@ async fn every_way_in_counts_the_same() {
 #[tokio::test]
 async fn partial_success_says_how_many_and_why() {
     let stage = Stage::start().await;
-    let request = spans("/a", 2, 3);
+    let request = || spans("/a", 2, 3);
     let answer = stage
-        .post("application/x-protobuf", None, request.encode_to_vec())
+        .post("application/x-protobuf", None, request().encode_to_vec())
         .await;
     let answer = answer.bytes().await.unwrap();
     let over_http = ExportTraceServiceResponse::decode(answer).unwrap();
@@ -232,9 +236,9 @@ async fn partial_success_says_how_many_and_why() {
         (partial.rejected_spans, &*partial.error_message),
         (3, "refused: 3 malformed")
     );
-    let over_grpc = stage.grpc().await.export(request.clone()).await.unwrap();
+    let over_grpc = stage.grpc().await.export(request()).await.unwrap();
     assert_eq!(over_grpc.into_inner(), over_http);
-    let json = serde_json::to_vec(&request).unwrap();
+    let json = serde_json::to_vec(&request()).unwrap();
     let answer: serde_json::Value = stage
         .post("application/json", None, json)
         .await

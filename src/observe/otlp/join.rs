@@ -109,6 +109,16 @@ impl Join {
         self.settle(now, (trace, parent), Calls { seconds, spans: 1 })
     }
 
+    /// Whether that span has come before, as a call of the database or as a
+    /// request. A client and a server may share an id, so the kind matters.
+    pub fn has_counted(&self, key: SpanKey, is_call: bool) -> bool {
+        match self.links.get(&key) {
+            Some(Link::Database) => is_call,
+            Some(Link::Request(_)) => !is_call,
+            _ => false,
+        }
+    }
+
     /// Any other span. Gives back the calls that waited for it, when their
     /// request is known now.
     pub fn span(&mut self, now: UnixSeconds, key: SpanKey, link: Link) -> Option<Joined> {

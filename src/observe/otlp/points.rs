@@ -36,8 +36,10 @@ const INSTANCE_IDLE: f64 = 600.0;
 /// begin each series by itself, and then the start says all.
 const STARTS: usize = 64;
 
-/// Nanoseconds.
-const SECOND: u64 = 1_000_000_000;
+/// Starts that lie closer than this, in nanoseconds, may be one that an
+/// exporter rounds differently each time. Workers of a pre-forking server that
+/// have the same resource begin within the same second, milliseconds apart.
+const SAME_START: u64 = 1_000_000;
 
 /// Points of one export have the same time, or nearly. Exports are a second
 /// apart at least.
@@ -60,7 +62,7 @@ struct Instance {
     seen: UnixSeconds,
     /// It tells of requests by the stable name.
     stable: bool,
-    /// By metric and the second in which its series began to count. Processes
+    /// By metric and the millisecond in which its series began to count. Processes
     /// may have the same resource, and what one exported says nothing of what
     /// another had.
     exports: HashMap<(MetricName, u64), Exports>,
@@ -98,22 +100,22 @@ impl Memory {
     }
 
     /// The key of a series. Processes that have the same resource are told
-    /// apart by the second in which they began to count; a start that wobbles
-    /// around a full second is still one start.
+    /// apart by the millisecond in which they began to count; a start that
+    /// wobbles around a full one is still one start.
     fn key(&self, instance: u64, metric: MetricName, point: &Point<'_>, layout: u64) -> (u64, u64) {
-        let second = point.start / SECOND;
-        let key = |second: u64| {
-            let what = (point.identity, metric, layout, second);
+        let start = point.start / SAME_START;
+        let key = |start: u64| {
+            let what = (point.identity, metric, layout, start);
             (instance, self.hasher.hash_one(what))
         };
-        let exact = key(second);
+        let exact = key(start);
         if self.deltas.contains(&exact) {
             return exact;
         }
-        let near = if point.start % SECOND < SECOND / 2 {
-            key(second.wrapping_sub(1))
+        let near = if point.start % SAME_START < SAME_START / 2 {
+            key(start.wrapping_sub(1))
         } else {
-            key(second.wrapping_add(1))
+            key(start.wrapping_add(1))
         };
         if self.deltas.contains(&near) {
             near
@@ -128,7 +130,7 @@ impl Instance {
     /// back when the export before it was; without a start nobody knows which
     /// process it is.
     fn note(&mut self, metric: MetricName, start: u64, at: UnixSeconds) -> Option<UnixSeconds> {
-        let key = (metric, start / SECOND);
+        let key = (metric, start / SAME_START);
         if start == 0 {
             return None;
         }
@@ -240,8 +242,17 @@ impl<'r> PointTaker<'r> {
             return Ok(None);
         };
         buckets.buckets(&increase.buckets, metric.seconds, &mut self.durations);
-        // A series unseen for long tells of a span that is no interval.
-        let since = increase.since.max(at - LONGEST);
+        let mut since = increase.since;
+        if at - since > LONGEST {
+            // Its process was heard of meanwhile, and left it out because it
+            // stood still.
+            since = absent_at.map_or(since, |export| export.max(since));
+        }
+        if at - since > LONGEST && increase.count > 0.0 {
+            // One that was silent tells of all of it at once; put into the last
+            // minutes, that would be a surge that never was.
+            return Err(Reason::BadTime);
+        }
         Ok(Some((since, increase.count, increase.sum)))
     }
 

@@ -292,24 +292,77 @@ fn instances_add_up_whether_or_not_their_resource_tells_them_apart() {
 
 #[test]
 fn what_one_worker_exported_makes_no_news_of_what_another_had() {
-    // snowpit began to listen an hour after them.
-    let mut receiver = receiver();
-    let (first, second) = (NOW - 3600.0, NOW - 3598.0);
-    let exports = [
-        (first, NOW, 50_000),
-        (second, NOW + 2.0, 70_000),
-        (first, NOW + 5.0, 50_001),
-        (second, NOW + 7.0, 70_002),
-    ];
-    for (start, time, count) in exports {
-        let data = durations(
-            CUMULATIVE,
-            vec![point("/a", start, time, [count, 0, 0], 1.0)],
+    // snowpit began to listen an hour after them. Workers that were forked
+    // together begin within one second.
+    for apart in [2.0, 0.25, 0.01] {
+        let mut receiver = receiver();
+        let (first, second) = (NOW - 3600.0, NOW - 3600.0 + apart);
+        let exports = [
+            (first, NOW, 50_000),
+            (second, NOW + 2.0, 70_000),
+            (first, NOW + 5.0, 50_001),
+            (second, NOW + 7.0, 70_002),
+        ];
+        for (start, time, count) in exports {
+            let data = durations(
+                CUMULATIVE,
+                vec![point("/a", start, time, [count, 0, 0], 1.0)],
+            );
+            let request = request_of("a", vec![metric("http.server.request.duration", "s", data)]);
+            assert_eq!(take_metrics(&mut receiver, time, &request).message(), "");
+        }
+        assert_eq!(
+            told(&mut receiver, NOW + 7.0),
+            expected("GET /a", 3.0, 0.0),
+            "{apart} s apart"
         );
-        let request = request_of("a", vec![metric("http.server.request.duration", "s", data)]);
-        assert_eq!(take_metrics(&mut receiver, time, &request).message(), "");
     }
-    assert_eq!(told(&mut receiver, NOW + 7.0), expected("GET /a", 3.0, 0.0));
+}
+
+#[test]
+fn what_came_during_a_long_silence_is_no_surge_of_the_last_minutes() {
+    let mut receiver = receiver();
+    let started = NOW - 7200.0;
+    let mut export = |time: f64, counts: &[(&str, u64)]| {
+        let points = counts.iter();
+        let points = points.map(|(route, n)| point(route, started, time, [*n, 0, 0], 1.0));
+        let data = durations(CUMULATIVE, points.collect());
+        let request = request_of("a", vec![metric("http.server.request.duration", "s", data)]);
+        let outcome = take_metrics(&mut receiver, time, &request);
+        (outcome.refused.of("bad_time"), told(&mut receiver, time))
+    };
+    export(NOW, &[("/a", 10), ("/rare", 1)]);
+    let back = NOW + 3600.0;
+    assert_eq!(export(back, &[("/a", 40_010)]), (1, Vec::new()));
+    let next = export(back + 60.0, &[("/a", 40_013)]);
+    assert_eq!(next, (0, expected("GET /a", 3.0, 0.0)));
+    // A series that its process left out while it stood still.
+    let rare = export(back + 120.0, &[("/a", 40_013), ("/rare", 2)]);
+    assert_eq!(rare, (0, expected("GET /rare", 1.0, 0.0)));
+}
+
+#[test]
+fn a_batch_that_is_sent_again_counts_once() {
+    let mut receiver = receiver();
+    let batch = spans(vec![
+        span(
+            2,
+            1,
+            CLIENT,
+            0.25,
+            vec![text("db.system.name", "postgresql")],
+        ),
+        span(1, 0, SERVER, 0.5, get("/a")),
+    ]);
+    for _ in 0..2 {
+        let outcome = take_spans(&mut receiver, &batch);
+        assert_eq!((outcome.accepted, outcome.refused.total()), (2, 0));
+    }
+    let routes = routes(&mut receiver, NOW);
+    assert_eq!(
+        (routes[0].requests, routes[0].database_seconds),
+        (1.0, Some(0.25))
+    );
 }
 
 #[test]
@@ -607,6 +660,7 @@ fn what_is_wrong_with_a_point_costs_that_point_only() {
 #[test]
 fn what_is_wrong_with_a_span_costs_that_span_only() {
     let good = || span(1, 0, SERVER, 0.5, get("/good"));
+    let other_good = || span(2, 0, SERVER, 0.5, get("/good"));
     let cases = [
         (
             Span {
@@ -668,7 +722,7 @@ fn what_is_wrong_with_a_span_costs_that_span_only() {
     for (bad, reason) in cases {
         for encoding in [Encoding::Protobuf, Encoding::Json] {
             let mut receiver = receiver();
-            let request = spans(vec![good(), bad.clone(), good()]);
+            let request = spans(vec![good(), bad.clone(), other_good()]);
             let body = match encoding {
                 Encoding::Protobuf => request.encode_to_vec(),
                 Encoding::Json => serde_json::to_vec(&request).unwrap(),
@@ -789,10 +843,11 @@ fn a_hundred_thousand_routes_cost_bounded_memory_and_lose_no_request() {
     let mut receiver = receiver();
     let mut sent = 0.0;
     for batch in 0..100 {
-        let batch = (0..1_000).map(|n| {
+        let batch = (0..1_000_u64).map(|n| {
             let route = format!("/r{batch}x{n}y");
             Span {
                 trace_id: vec![batch + 1; 16],
+                span_id: (n + 1).to_be_bytes().to_vec(),
                 ..span(1, 0, SERVER, 0.5, get(&route))
             }
         });
