@@ -235,6 +235,11 @@ fn a_variable_fills_a_string_and_is_never_printed() {
             .to_string();
         assert!(!report.contains("hunter2"), "{report}");
     }
+    let traces = "[telemetry]\notlp_endpoint = \"http://me:${SECRET}@collector:4318\"\n";
+    let text_of_traces = format!("{}{traces}", text("host=h user=u"));
+    let report = Config::parse(&text_of_traces, "f", env).unwrap_err();
+    assert!(report.to_string().contains("user or password"), "{report}");
+    assert!(!report.to_string().contains("hunter2"), "{report}");
     let report = Config::parse(&text("host=${NOT_THERE}"), "f", env).unwrap_err();
     let first = report.iter().next().unwrap();
     assert_eq!(

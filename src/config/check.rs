@@ -162,6 +162,12 @@ impl Checker<'_> {
             );
             return None;
         }
+        let authority = host.and_then(|host| host.split('/').next());
+        if authority.is_some_and(|authority| authority.contains('@')) {
+            let message = "\"otlp_endpoint\" has a user or password in it, and no login is sent with traces: take them out";
+            self.problems.at(text.span.clone(), Show::Nothing, message);
+            return None;
+        }
         Some(url.to_owned())
     }
 
