@@ -98,6 +98,10 @@ pub struct PostgresReport {
     /// Every client backend once, grouped on the server.
     #[serde(deserialize_with = "null_as_default")]
     pub groups: Vec<Group>,
+    /// Statements at work that fill `track_activity_query_size` and show no
+    /// tag: their comment may be what was cut off.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub truncated_comments: u32,
     /// Single rows of the sessions that matter: lock holders and waiters, the
     /// oldest transactions, try-lock callers, a bounded sample of the active.
     #[serde(deserialize_with = "null_as_default")]
@@ -379,6 +383,11 @@ pub enum TrafficVia {
     Scrape,
     #[serde(other)]
     Other,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>

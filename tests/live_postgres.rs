@@ -176,6 +176,37 @@ async fn groups_count_every_client_once_and_carry_route_tags() {
 }
 
 #[tokio::test]
+async fn tags_that_are_cut_off_are_counted() {
+    let postgres = server(PostgresOptions::default()).await;
+    // A statement longer than the 1,024 bytes that the server keeps; of an
+    // umlaut at the cut it keeps no half.
+    let long = "'ä".to_owned() + &"ä".repeat(700) + "'";
+    let statements = [
+        format!("BEGIN; SELECT {long} /*route='%2Fcut'*/"),
+        format!("/*route='%2Fprepended'*/ BEGIN; SELECT {long}"),
+        "BEGIN; SELECT 1 /*route='%2Fshort'*/".to_owned(),
+    ];
+    let mut clients = Vec::new();
+    for statement in &statements {
+        let client = named(&postgres, "registry").await;
+        client.batch_execute(statement).await.expect("a statement");
+        clients.push(client);
+    }
+    let idle = named(&postgres, "registry").await;
+    idle.batch_execute(&format!("SELECT {long} /*route='%2Fidle'*/"))
+        .await
+        .expect("a statement");
+
+    let mut source = source(postgres.port());
+    let report = look_until(&mut source, |report| {
+        let busy = report.groups.iter().filter(|g| g.route.is_some());
+        busy.map(|g| g.count).sum::<u32>() == 2
+    })
+    .await;
+    assert_eq!(report.truncated_comments, 1, "{:#?}", report.groups);
+}
+
+#[tokio::test]
 async fn locks_come_with_their_holders_and_waiters() {
     let postgres = server(PostgresOptions::default()).await;
     postgres

@@ -271,6 +271,7 @@ fn full() -> Snapshot {
         report: Arc::new(report()),
         at: 2000.0,
         fresh: true,
+        truncated_comments_total: 17,
         band: Some(Band {
             expected: 20.5,
             upper: 31.0,
@@ -436,6 +437,7 @@ async fn the_values_are_those_of_the_snapshot() {
         (r#"snowpit_connections_limit{target="main"}"#.into(), 100.0),
         (r#"snowpit_connections_upper{target="main"}"#.into(), 31.0),
         (r#"snowpit_sessions_opened_total{target="main"}"#.into(), 81_234.0),
+        (r#"snowpit_truncated_comments_total{target="main"}"#.into(), 17.0),
         (
             r#"snowpit_waiting_backends{target="main",wait_event_type="Lock",wait_event="advisory"}"#.into(),
             4.0,

@@ -40,6 +40,9 @@ pub struct TargetView {
     pub at: UnixSeconds,
     /// False when the newest poll failed: `report` is old then.
     pub fresh: bool,
+    /// Statements seen at work whose tag may have been cut off, added up over
+    /// all polls.
+    pub truncated_comments_total: u64,
     /// The learnt band of sessions in use plus waiting; `None` while warming up.
     pub band: Option<Band>,
     pub locks: Arc<LockView>,

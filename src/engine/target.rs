@@ -111,6 +111,7 @@ impl Target {
                 findings: self.headroom.observe(t, &report).into_iter().collect(),
             };
         }
+        self.view.truncated_comments_total += u64::from(report.truncated_comments);
         self.view.report = Arc::new(report);
         self.view.at = t;
         self.view.fresh = true;

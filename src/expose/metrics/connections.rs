@@ -43,6 +43,8 @@ pub(super) fn put(page: &mut Page, target: &str, view: &TargetView) {
     }
     let opened = report.sessions_opened_total.map(|total| total as f64);
     page.put_some(&table::SESSIONS_OPENED, [target], opened);
+    let cut = view.truncated_comments_total as f64;
+    page.put(&table::TRUNCATED_COMMENTS, [target], cut);
 }
 
 fn put_groups(page: &mut Page, target: &str, groups: &[Group]) {

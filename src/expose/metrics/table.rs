@@ -79,6 +79,9 @@ metrics! {
     SESSIONS_OPENED = Counter "snowpit_sessions_opened_total"
         ["target"]
         "Sessions that the server has opened, by its own count";
+    TRUNCATED_COMMENTS = Counter "snowpit_truncated_comments_total"
+        ["target"]
+        "Statements seen at work that were cut at track_activity_query_size and show no tag, added up over polls";
     WAITING_BACKENDS = Gauge "snowpit_waiting_backends"
         ["target", "wait_event_type", "wait_event"]
         "Backends that are not idle and wait; the 50 largest groups, the rest as other";

@@ -36,6 +36,9 @@ const IDLE: &str = "idle";
 ///   while it runs or its transaction is open. Splitting by `,route='` stands
 ///   for a parser of comments: it costs a microsecond a session, a regular
 ///   expression or a `translate` of the comment ten.
+/// * A statement that fills `track_activity_query_size` (less the three bytes that
+///   a cut character can leave) is cut; without a tag in what is left of it, its
+///   comment may be what was cut.
 /// * Limits: 2,000 groups, those not idle first (the rest is told by `total` and
 ///   `total_idle`), 2,000 waiters, 200 try-lock callers, the 20 oldest transactions, the 50 statements that have
 ///   run longest.
@@ -47,6 +50,8 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
          CASE WHEN state <> 'idle' THEN wait_event END AS wait_event,
          coalesce(backend_type = 'client backend', datid IS NOT NULL AND usesysid IS NOT NULL) AS is_client
   FROM pg_stat_get_activity(NULL)
+), kept AS (
+  SELECT pg_size_bytes(current_setting('track_activity_query_size')) AS bytes
 ), commented AS (
   SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
          CASE WHEN state <> 'idle' AND query LIKE '%*/%' THEN
@@ -56,7 +61,9 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
              CASE WHEN strpos(left(query, 4), '/*') > 0 THEN
                ',' || ltrim(split_part(split_part(query, '*/', 1), '/*', 2)) END
            ), ', ', ',')
-         END AS comment
+         END AS comment,
+         state <> 'idle' AND pid <> pg_backend_pid()
+           AND octet_length(query) >= (SELECT bytes FROM kept) - 4 AS is_cut
   FROM activity WHERE is_client OFFSET 0
 ), grouped AS (
   SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
@@ -69,7 +76,9 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
                 split_part(translate(split_part(comment, ',controller:', 2), ' *', ',,'), ',', 1) || '#'
                 || split_part(translate(split_part(comment, ',action:', 2), ' *', ',,'), ',', 1)
          END AS route,
-         count(*) AS members
+         count(*) AS members,
+         count(*) FILTER (WHERE is_cut AND (comment IS NULL
+                            OR comment NOT LIKE '%,route=''%' AND comment NOT LIKE '%,controller%')) AS untold
   FROM commented GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 ), busy AS MATERIALIZED (
   SELECT *, query LIKE '%pg\_try\_advisory%' AS tries FROM activity
@@ -85,14 +94,14 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
          ORDER BY query_start LIMIT 50)
 )
 (SELECT members, sum(members) OVER ()::int8 AS total,
-        sum(members) FILTER (WHERE state = 'idle') OVER ()::int8 AS total_idle,
+        sum(members) FILTER (WHERE state = 'idle') OVER ()::int8 AS total_idle, sum(untold) OVER ()::int8 AS untold,
         datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event, left(route, 300) AS text,
         NULL::int4 AS pid, NULL::int4 AS leader_pid, NULL::int4 AS client_port, NULL::timestamptz AS backend_start,
         NULL::timestamptz AS xact_start, NULL::timestamptz AS query_start, NULL::timestamptz AS state_change,
         NULL::bool AS holds_xmin, NULL::int8 AS query_id, NULL::bool AS has_written
  FROM grouped ORDER BY state IS NOT DISTINCT FROM 'idle', members DESC LIMIT 2000)
 UNION ALL
-SELECT NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+SELECT NULL, NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
        left(query, 1023), pid, leader_pid, client_port, backend_start, xact_start, query_start, state_change,
        holds_xmin, query_id, has_written
 FROM busy WHERE pid IN (SELECT pid FROM picked)";
@@ -106,6 +115,8 @@ pub struct Activity {
     total: u32,
     /// The idle among them.
     total_idle: u32,
+    /// Statements at work that were cut, with no tag in what is left.
+    pub truncated_comments: u32,
     /// A limit has cut the waiters or the try-lock callers.
     pub truncated: bool,
 }
@@ -140,6 +151,8 @@ impl Activity {
                 activity.total = row.try_get::<_, Option<i64>>("total")?.map_or(0, count);
                 let idle = row.try_get::<_, Option<i64>>("total_idle")?;
                 activity.total_idle = idle.map_or(0, count);
+                let untold = row.try_get::<_, Option<i64>>("untold")?;
+                activity.truncated_comments = untold.map_or(0, count);
                 activity.groups.push((oids, group(row, count(members))?));
             } else {
                 activity.backends.push((oids, backend(row)?));

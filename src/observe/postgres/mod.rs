@@ -114,6 +114,7 @@ impl PostgresSource {
             .map_err(self.because("reading pg_prepared_xacts"))?;
         let truncated = locks.truncated || activity.truncated;
         let locks_truncated = locks.truncated;
+        let truncated_comments = activity.truncated_comments;
         let lock_counts = locks.counts.clone();
         let (groups, backends) = activity.named(names);
         let statements = self.count_calls(session, &backends).await?;
@@ -124,6 +125,7 @@ impl PostgresSource {
             server: Some(facts.server),
             sessions_opened_total: facts.sessions_opened_total,
             groups,
+            truncated_comments,
             backends,
             locks: locks.named(names, &self.relations, own),
             lock_counts,
