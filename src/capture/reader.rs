@@ -191,9 +191,11 @@ fn header(bytes: &[u8]) -> Result<Header, FileProblem> {
         snowpit_capture: u64,
     }
     let no_header = |error: serde_json::Error| FileProblem::NoHeader(line::explain(&error));
-    let version: Version = serde_json::from_slice(bytes).map_err(no_header)?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| FileProblem::NoHeader(format!("it is not UTF-8: {error}")))?;
+    let version: Version = serde_json::from_str(text).map_err(no_header)?;
     if version.snowpit_capture != u64::from(FORMAT) {
         return Err(FileProblem::Version(version.snowpit_capture));
     }
-    line::read(bytes).map_err(no_header)
+    line::read(text).map_err(no_header)
 }
