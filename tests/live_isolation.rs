@@ -66,6 +66,7 @@ fn run(config: &str, stderr: Stdio) -> Child {
 
 /// The body of an answer, once there is one.
 async fn get(listen: u16, path: &str) -> String {
+    snowpit::observe::tls::use_ring();
     let url = format!("http://127.0.0.1:{listen}{path}");
     let answer = timeout(Duration::from_secs(20), async {
         loop {
