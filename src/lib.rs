@@ -35,3 +35,5 @@ pub mod replay;
 pub mod telemetry;
 
 pub mod demo;
+
+pub mod eval;
