@@ -102,15 +102,47 @@ impl Severity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
+    /// One endpoint, the first of the attribution.
     Endpoint,
+    /// Sessions of another application than those whose endpoints are known.
+    Application,
+    /// Sessions wait for locks, behind a root blocker.
+    LockPileup,
+    /// Everybody opens sessions anew, without more requests.
+    ReconnectStorm,
+    /// Sessions are taken and not given back.
+    Leak,
+    /// More requests for all.
+    BroadSurge,
+    /// The same requests, all of them slower.
+    SlowQueries,
+    /// Nothing that was looked at explains it.
     Unknown,
 }
 
 impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 8] = [
+        Self::Endpoint,
+        Self::Application,
+        Self::LockPileup,
+        Self::ReconnectStorm,
+        Self::Leak,
+        Self::BroadSurge,
+        Self::SlowQueries,
+        Self::Unknown,
+    ];
+
     /// The word of the contract.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Endpoint => "endpoint",
+            Self::Application => "application",
+            Self::LockPileup => "lock_pileup",
+            Self::ReconnectStorm => "reconnect_storm",
+            Self::Leak => "leak",
+            Self::BroadSurge => "broad_surge",
+            Self::SlowQueries => "slow_queries",
             Self::Unknown => "unknown",
         }
     }

@@ -237,6 +237,7 @@ fn differs(old: &Incident, new: &Incident) -> bool {
     old.severity != new.severity
         || old.cause != new.cause
         || old.subject.get("verdict") != new.subject.get("verdict")
+        || (new.cause.is_some() && old.subject.get("application") != new.subject.get("application"))
         || old.actions != new.actions
         || names(old).first() != names(new).first()
         || (share(old) - share(new)).abs() >= TOLD_SHARE

@@ -126,6 +126,7 @@ impl Target {
             t,
             report: &report,
             clients_waiting: self.clients_waiting(t),
+            roots: &self.view.locks.root_blockers,
             open,
         };
         let mut findings = self.lock_findings();

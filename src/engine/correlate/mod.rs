@@ -5,6 +5,7 @@
 //! a route is only named when the evidence is direct. Not naming anybody is an
 //! answer; accusing the wrong route is not.
 
+pub mod applications;
 pub mod attribution;
 pub mod combined;
 pub mod confidence;

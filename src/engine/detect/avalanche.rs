@@ -8,20 +8,27 @@
 //! one of everybody coming back, is one too.
 
 mod account;
+mod because;
+mod condition;
 mod past;
+
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use because::{Because, Blocker, Clues, Shared};
 use past::Past;
 
 use super::onset::{Alarm, OnsetDetector, State};
-use crate::engine::correlate::attribution::{Explanation, Verdict, explain};
+use crate::engine::correlate::applications::another;
+use crate::engine::correlate::attribution::{Explanation, explain};
 use crate::engine::correlate::combined::combine;
 use crate::engine::correlate::endpoints::weigh;
 use crate::engine::correlate::sessions::tells_of_use;
 use crate::engine::correlate::window::{History, Means, Since};
 use crate::engine::correlate::{Mix, Services};
-use crate::engine::incident::{Cause, Finding, Incident, Kind};
+use crate::engine::incident::{Finding, Incident, Kind};
+use crate::engine::locks::RootBlocker;
 use crate::engine::restored;
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Band;
@@ -54,6 +61,8 @@ pub struct AvalancheInput<'a> {
     pub report: &'a PostgresReport,
     /// Clients waiting in fresh poolers, paused pools left out.
     pub clients_waiting: u32,
+    /// Who blocks others, where the lock table was read.
+    pub roots: &'a [RootBlocker],
     /// The incident is open: without a usable report the last finding is
     /// repeated then, because nobody can say that it is over.
     pub open: bool,
@@ -96,6 +105,12 @@ struct Episode {
     tags: Explanation,
     /// All evidence together.
     explanation: Explanation,
+    /// What all endpoints share, where the applications tell.
+    shared: Option<Shared>,
+    /// Services that tell of their routes.
+    reporting: BTreeSet<String>,
+    /// Whom most of those that wait for locks wait for.
+    blocker: Option<Blocker>,
     alarm: Alarm,
     band: Band,
     /// Sessions in use or waiting at the newest tick.
@@ -115,6 +130,7 @@ pub struct Situation<'a> {
     now: f64,
     climb: &'a Climb,
     explanation: &'a Explanation,
+    because: &'a Because,
     /// Seconds from a restart of the server to the onset, when it was just
     /// before.
     restarted: Option<f64>,
@@ -175,7 +191,7 @@ impl Avalanche {
             &self.target,
             &self.services,
         );
-        self.take(input.t, mix);
+        self.take(input.t, mix, input.roots);
         self.last.clone()
     }
 
@@ -184,11 +200,11 @@ impl Avalanche {
     pub fn recall(&mut self, t: UnixSeconds, started_at: Option<UnixSeconds>, mix: Mix) {
         if self.enabled {
             self.notice_restart(started_at);
-            self.take(t, mix);
+            self.take(t, mix, &[]);
         }
     }
 
-    fn take(&mut self, t: UnixSeconds, mix: Mix) {
+    fn take(&mut self, t: UnixSeconds, mix: Mix, roots: &[RootBlocker]) {
         let y = mix.watched();
         let Some(reading) = self.detector.push(t, y) else {
             return;
@@ -196,7 +212,7 @@ impl Avalanche {
         self.history.record(t, mix);
         self.past.sessions.push(t, y);
         self.last = match (reading.state, reading.band) {
-            (State::Alarm(alarm), Some(band)) => Some(self.follow(t, y, alarm, band)),
+            (State::Alarm(alarm), Some(band)) => Some(self.follow(t, y, roots, alarm, band)),
             _ => {
                 self.inherited = None;
                 if let Some(episode) = self.episode.take() {
@@ -221,7 +237,14 @@ impl Avalanche {
         self.started_at = Some(started_at);
     }
 
-    fn follow(&mut self, t: UnixSeconds, y: f64, alarm: Alarm, band: Band) -> Finding {
+    fn follow(
+        &mut self,
+        t: UnixSeconds,
+        y: f64,
+        roots: &[RootBlocker],
+        alarm: Alarm,
+        band: Band,
+    ) -> Finding {
         let mut episode = self
             .episode
             .take()
@@ -230,6 +253,9 @@ impl Avalanche {
             episode.extend(&self.history);
             self.history.set_apart(alarm.onset_at);
             episode.until = t;
+        }
+        if let Some(blocker) = Blocker::of(roots, episode.blocker.as_ref()) {
+            episode.blocker = Some(blocker);
         }
         episode.climb.record(t, y);
         (episode.alarm, episode.band, episode.sessions) = (alarm, band, y);
@@ -251,6 +277,9 @@ impl Avalanche {
             // When the baseline is forgotten the last word stays.
             if !windows.baseline.is_empty() {
                 let weighing = weigh(traffic, &self.target, &self.past.sessions, &windows);
+                episode.shared = Shared::of(&weighing);
+                let services = traffic.of_target(&self.target);
+                episode.reporting = services.map(|(service, _)| service.to_owned()).collect();
                 episode.explanation = combine(
                     episode.tags.clone(),
                     &self.history,
@@ -266,13 +295,32 @@ impl Avalanche {
         Some(finding)
     }
 
+    fn because(&self, episode: &Episode) -> Because {
+        let another = another(
+            &self.history,
+            &episode.before,
+            &episode.since.means(),
+            &episode.reporting,
+            episode.explanation.growth,
+        );
+        let clues = Clues {
+            explanation: &episode.explanation,
+            another: another.as_ref(),
+            shared: episode.shared,
+            blocker: episode.blocker.as_ref(),
+        };
+        clues.because()
+    }
+
     fn finding(&self, episode: &Episode) -> Finding {
         let onset_at = episode.alarm.onset_at;
         let restarted = self
             .restarted_at
             .map(|restarted_at| onset_at - restarted_at)
             .filter(|seconds| (0.0..RESTART_NEWS).contains(seconds));
+        let because = self.because(episode);
         let situation = Situation {
+            because: &because,
             alarm: episode.alarm,
             band: episode.band,
             now: episode.sessions,
@@ -309,6 +357,9 @@ impl Episode {
         Self {
             climb,
             explanation: tags.clone(),
+            shared: None,
+            reporting: BTreeSet::new(),
+            blocker: None,
             tags,
             before,
             since,
@@ -343,15 +394,12 @@ fn finding(target: &str, situation: &Situation<'_>) -> Finding {
     fact("extra_waiting_in_poolers", explanation.waiting);
     fact("extra_waiting_for_locks", explanation.lock_waits);
     fact("extra_untagged", explanation.untagged);
+    subject.extend(account::subject(situation.because));
     Finding {
         kind: Kind::ConnectionAvalanche,
         key: String::new(),
         severity: Kind::ConnectionAvalanche.severity(),
-        cause: Some(if explanation.verdict == Verdict::Endpoint {
-            Cause::Endpoint
-        } else {
-            Cause::Unknown
-        }),
+        cause: Some(situation.because.cause()),
         onset_at: situation.alarm.onset_at,
         subject,
         summary: account::summary(target, situation),
@@ -362,7 +410,7 @@ fn finding(target: &str, situation: &Situation<'_>) -> Finding {
             .collect(),
         unexplained_share: explanation.unexplained_share,
         evidence: account::evidence(situation),
-        actions: account::actions(explanation),
+        actions: account::actions(situation),
     }
 }
 

@@ -1,42 +1,118 @@
 //! An avalanche in words: what a person on call reads first, the figures behind
 //! it, and the statements to run next, gentlest first.
 
+use serde_json::json;
+
 use super::Situation;
+use super::because::{Because, Blocker, Shared};
+use super::condition::tagged_with;
 use crate::engine::correlate::attribution::{Basis, Candidate, Explanation, Verdict};
 use crate::engine::correlate::endpoints::Evidence;
+use crate::engine::detect::scene::fields;
 use crate::engine::words;
 
 /// `main went from 4 to 43 sessions in use or waiting in 12 s; …`
 pub fn summary(target: &str, situation: &Situation<'_>) -> String {
     let explanation = situation.explanation;
-    let because = match (&explanation.verdict, explanation.candidates.first()) {
-        (Verdict::Endpoint, Some(first)) => {
-            let attribution = &first.attribution;
-            let of_what = if first.basis == Basis::Tags && explanation.waiting >= 1.0 {
-                "of the extra sessions in the database"
-            } else {
-                "of it"
-            };
-            format!(
-                "{} explains {} {of_what}",
-                words::name(&attribution.route),
-                words::percent(attribution.share),
-            )
-        }
-        (Verdict::LockWaits, _) => format!(
-            "{} of the extra sessions wait for locks",
-            words::count(explanation.lock_waits),
+    let because = match situation.because {
+        Because::Endpoint => match explanation.candidates.first() {
+            Some(first) => endpoint(first, explanation),
+            None => "no single route explains it".to_owned(),
+        },
+        Because::Application(grown) => format!(
+            "{} has {} of the {} extra ones",
+            words::name(&grown.application),
+            words::count(grown.own),
+            words::count(explanation.extra),
         ),
-        (Verdict::Untagged { application, .. }, _) => format!(
+        Because::LockPileup(blocker) => format!(
+            "{} of the {} extra ones wait for locks{}",
+            words::count(explanation.lock_waits),
+            words::count(explanation.extra),
+            blocker.as_ref().map_or_else(String::new, |blocker| {
+                format!(", behind {}", who(blocker))
+            }),
+        ),
+        Because::BroadSurge(shared) => format!(
+            "requests of all endpoints are {:.1} times as many, no single one explains it",
+            shared.common.growth,
+        ),
+        Because::SlowQueries(shared) => {
+            format!("requests of all endpoints {}", slower(shared))
+        }
+        Because::Unknown => unknown(explanation),
+    };
+    format!("{target} {}; {because}", situation.climb.sentence())
+}
+
+fn endpoint(first: &Candidate, explanation: &Explanation) -> String {
+    let of_what = if first.basis == Basis::Tags && explanation.waiting >= 1.0 {
+        "of the extra sessions in the database"
+    } else {
+        "of it"
+    };
+    format!(
+        "{} explains {} {of_what}",
+        words::name(&first.attribution.route),
+        words::percent(first.attribution.share),
+    )
+}
+
+fn unknown(explanation: &Explanation) -> String {
+    match &explanation.verdict {
+        Verdict::Untagged { application, .. } => format!(
             "most of it is {}, whose sessions carry no route tags",
             words::application(&words::name(application)),
         ),
-        (Verdict::BroadGrowth, _) => "all routes rose together".to_owned(),
-        (Verdict::SlowerForAll, _) => "all routes got slower together".to_owned(),
-        (Verdict::OnlyWaiting, _) => "the rise is in the poolers' queues".to_owned(),
+        Verdict::BroadGrowth => "all routes rose together".to_owned(),
+        Verdict::SlowerForAll => "all routes got slower together".to_owned(),
+        Verdict::OnlyWaiting => "the rise is in the poolers' queues".to_owned(),
         _ => "no single route explains it".to_owned(),
+    }
+}
+
+/// `take 3.1 times as long`, or what they wait longer.
+fn slower(shared: &Shared) -> String {
+    if shared.common.slowdown > 1.0 {
+        format!("take {:.1} times as long", shared.common.slowdown)
+    } else {
+        format!("wait {} longer", words::duration(shared.common.wait))
+    }
+}
+
+/// `session 4711 of nightly (idle in transaction, its transaction 5 min old)`.
+fn who(blocker: &Blocker) -> String {
+    let name = match (blocker.pid, &blocker.prepared) {
+        (Some(pid), _) => format!("session {pid}"),
+        (None, Some(gid)) => format!("prepared transaction {}", words::name(gid)),
+        (None, None) => "a session that cannot be told".to_owned(),
     };
-    format!("{target} {}; {because}", situation.climb.sentence())
+    let application = blocker.application.as_deref().filter(|a| !a.is_empty());
+    let of = application.map_or_else(String::new, |a| format!(" of {}", words::name(a)));
+    let age = blocker.transaction_seconds;
+    let age = age.map(|age| format!("its transaction {} old", words::duration(age)));
+    let facts: Vec<String> = blocker.state.clone().into_iter().chain(age).collect();
+    if facts.is_empty() {
+        format!("{name}{of}")
+    } else {
+        format!("{name}{of} ({})", facts.join(", "))
+    }
+}
+
+/// What the cause adds to the subject.
+pub fn subject(because: &Because) -> serde_json::Map<String, serde_json::Value> {
+    let facts = match because {
+        Because::Application(grown) => json!({ "application": words::name(&grown.application) }),
+        Because::LockPileup(Some(blocker)) => json!({
+            "blocker_pid": blocker.pid,
+            "blocker_prepared": blocker.prepared,
+            "blocker_application": blocker.application,
+            "blocker_transaction_seconds": blocker.transaction_seconds.map(f64::round),
+            "blocker_waiters": blocker.waiters,
+        }),
+        _ => json!({}),
+    };
+    fields(facts)
 }
 
 /// One sentence each.
@@ -66,6 +142,7 @@ pub fn evidence(situation: &Situation<'_>) -> Vec<String> {
         ));
     }
     evidence.extend(explanation.candidates.iter().map(candidate));
+    evidence.extend(reasons(situation));
     evidence.extend(looked_at(explanation));
     if let Some(seconds) = situation.restarted {
         evidence.push(format!(
@@ -137,6 +214,35 @@ fn tagged(candidate: &Candidate) -> String {
     )
 }
 
+/// What the cause rests on, where it is no endpoint.
+fn reasons(situation: &Situation<'_>) -> Vec<String> {
+    match situation.because {
+        Because::Application(grown) => vec![format!(
+            "{}: {} → {} in use, and nothing is known of its routes",
+            words::name(&grown.application),
+            words::mean(grown.before),
+            words::plural(grown.now, "session"),
+        )],
+        Because::LockPileup(Some(blocker)) => vec![format!(
+            "{} of the waiters stand behind {}",
+            words::count(f64::from(blocker.waiters)),
+            who(blocker),
+        )],
+        Because::LockPileup(None) => vec![
+            "who holds the lock is not known: the lock table was not read, or shows no waiter"
+                .to_owned(),
+        ],
+        Because::BroadSurge(shared) | Because::SlowQueries(shared) => vec![format!(
+            "of the rise, {} is more requests for all endpoints (× {:.1}) and {} is slower ones (they {})",
+            words::percent(shared.surge.max(0.0)),
+            shared.common.growth,
+            words::percent(shared.slow.max(0.0)),
+            slower(shared),
+        )],
+        Because::Endpoint | Because::Unknown => Vec::new(),
+    }
+}
+
 /// Why nobody is named, and what else was seen.
 fn looked_at(explanation: &Explanation) -> Vec<String> {
     let mut sentences = Vec::new();
@@ -191,31 +297,26 @@ fn looked_at(explanation: &Explanation) -> Vec<String> {
     sentences
 }
 
-/// Statements to run in psql.
-pub fn actions(explanation: &Explanation) -> Vec<String> {
-    match (&explanation.verdict, explanation.candidates.first()) {
-        (Verdict::Endpoint, Some(first)) if first.basis == Basis::Tags => {
-            let condition = tagged_with(&first.attribution.route);
-            vec![
-                format!(
-                    "SELECT pid, usename, client_addr, state, now() - query_start AS running, \
-                     left(query, 80) AS query FROM pg_stat_activity WHERE {condition} \
-                     AND state <> 'idle' AND pid <> pg_backend_pid() \
-                     ORDER BY query_start LIMIT 50;"
-                ),
-                format!(
-                    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {condition} \
-                     AND state = 'active' AND pid <> pg_backend_pid();"
-                ),
-            ]
+/// Statements to run in psql, and commands of a pooler's console.
+pub fn actions(situation: &Situation<'_>) -> Vec<String> {
+    let explanation = situation.explanation;
+    match (situation.because, explanation.candidates.first()) {
+        (Because::Endpoint, Some(first)) if first.basis == Basis::Tags => {
+            of_condition(&tagged_with(&first.attribution.route))
         }
-        (Verdict::LockWaits, _) => vec![
-            "SELECT pid, pg_blocking_pids(pid) AS blocked_by, wait_event, \
-             now() - query_start AS waiting, left(query, 80) AS query FROM pg_stat_activity \
-             WHERE wait_event_type = 'Lock' ORDER BY query_start LIMIT 50;"
-                .to_owned(),
-        ],
-        (Verdict::OnlyWaiting, _) => {
+        (Because::Application(grown), _) => {
+            let name = words::sql_literal(&words::name(&grown.application));
+            of_condition(&format!("application_name = {name}"))
+        }
+        (Because::LockPileup(blocker), _) => {
+            let waiters = "SELECT pid, pg_blocking_pids(pid) AS blocked_by, wait_event, \
+                 now() - query_start AS waiting, left(query, 80) AS query FROM pg_stat_activity \
+                 WHERE wait_event_type = 'Lock' ORDER BY query_start LIMIT 50;";
+            let free = blocker.iter().map(|blocker| blocker.action.clone());
+            let free = free.filter(|action| !action.is_empty());
+            std::iter::once(waiters.to_owned()).chain(free).collect()
+        }
+        (Because::Unknown, _) if explanation.verdict == Verdict::OnlyWaiting => {
             vec!["SHOW POOLS;  on the console of each pooler".to_owned()]
         }
         _ => vec![
@@ -228,117 +329,18 @@ pub fn actions(explanation: &Explanation) -> Vec<String> {
     }
 }
 
-/// Characters of a route that go into a condition.
-const ROUTE_LIMIT: usize = 120;
-
-/// The SQL condition for statements whose comment carries the route. Emitters
-/// that know no route give controller and action, which are shown as
-/// `controller#action`.
-fn tagged_with(route: &str) -> String {
-    // Not any tag, and no literal of the statement, that happens to be equal.
-    let whole = matches("[*, ]route='", route, "'");
-    match route.split_once('#') {
-        None => whole,
-        Some((controller, action)) => format!(
-            "({whole} OR {} AND {})",
-            matches("[*, ]controller(='|:'?)", controller, "[', *]"),
-            matches("[*, ]action(='|:'?)", action, "[', *]"),
+/// A look at the sessions of a condition, and the cancelling of what they run.
+fn of_condition(condition: &str) -> Vec<String> {
+    vec![
+        format!(
+            "SELECT pid, usename, client_addr, state, now() - query_start AS running, \
+             left(query, 80) AS query FROM pg_stat_activity WHERE {condition} \
+             AND state <> 'idle' AND pid <> pg_backend_pid() \
+             ORDER BY query_start LIMIT 50;"
         ),
-    }
-}
-
-/// The condition that a value stands between a prefix and an end (regular
-/// expressions), plain or percent-encoded: emitters differ in what they encode,
-/// and some double `%`. A regular expression, because a `LIKE` pattern cannot say
-/// "this or that". A value that is cut has no end.
-fn matches(prefix: &str, value: &str, end: &str) -> String {
-    let mut pattern = String::from(prefix);
-    let mut characters = value.chars();
-    for character in characters.by_ref().take(ROUTE_LIMIT) {
-        push_pattern(&mut pattern, character);
-    }
-    if characters.next().is_none() {
-        pattern.push_str(end);
-    }
-    format!("query ~ {}", words::sql_literal(&pattern))
-}
-
-fn push_pattern(pattern: &mut String, character: char) {
-    match character {
-        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '~' => pattern.push(character),
-        '.' => pattern.push_str("[.]"),
-        '\'' => pattern.push_str(r"(\\?'|%+27)"),
-        ' ' => pattern.push_str("( |[+]|%+20)"),
-        control if control.is_control() => pattern.push('.'),
-        other => {
-            pattern.push('(');
-            if other.is_ascii() && other != '/' && other != '%' {
-                pattern.push('\\');
-            }
-            pattern.push(other);
-            pattern.push('|');
-            let mut bytes = [0; 4];
-            for byte in other.encode_utf8(&mut bytes).bytes() {
-                pattern.push_str("%+");
-                push_hex(pattern, byte >> 4);
-                push_hex(pattern, byte & 15);
-            }
-            pattern.push(')');
-        }
-    }
-}
-
-/// A hexadecimal digit in either case.
-fn push_hex(pattern: &mut String, digit: u8) {
-    match digit {
-        0..=9 => pattern.push(char::from(b'0' + digit)),
-        _ => {
-            let lower = char::from(b'a' + digit - 10);
-            pattern.extend(['[', lower.to_ascii_uppercase(), lower, ']']);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plain_route_stays_readable() {
-        assert_eq!(tagged_with("users"), "query ~ '[*, ]route=''users'''");
-    }
-
-    #[test]
-    fn a_controller_and_its_action_are_looked_for_apart() {
-        assert_eq!(
-            tagged_with("users#show"),
-            "(query ~ '[*, ]route=''users(\\#|%+23)show''' \
-             OR query ~ '[*, ]controller(=''|:''?)users['', *]' \
-             AND query ~ '[*, ]action(=''|:''?)show['', *]')"
-        );
-    }
-
-    #[test]
-    fn reserved_characters_match_plain_and_encoded() {
-        assert_eq!(
-            tagged_with("GET /{id}"),
-            "query ~ '[*, ]route=''GET( |[+]|%+20)(/|%+2[Ff])(\\{|%+7[Bb])id(\\}|%+7[Dd])'''"
-        );
-    }
-
-    #[test]
-    fn a_quote_cannot_end_the_literal() {
-        let condition = tagged_with("a'; DROP TABLE x; --");
-        let inner = condition
-            .strip_prefix("query ~ '")
-            .and_then(|rest| rest.strip_suffix('\''))
-            .unwrap();
-        assert!(!inner.replace("''", "").contains('\''), "{condition}");
-    }
-
-    #[test]
-    fn a_long_route_is_cut_and_left_open() {
-        let condition = tagged_with(&"x".repeat(500));
-        assert_eq!(condition.len(), "query ~ '[*, ]route=''".len() + 120 + 1);
-    }
+        format!(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE {condition} \
+             AND state = 'active' AND pid <> pg_backend_pid();"
+        ),
+    ]
 }

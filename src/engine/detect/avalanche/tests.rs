@@ -1,5 +1,6 @@
 use super::*;
 use crate::engine::correlate::attribution::NAMED;
+use crate::engine::incident::Cause;
 use crate::engine::settings::Service;
 use crate::sample::{FailureReason, Group, Server};
 
@@ -115,6 +116,7 @@ impl Stage {
             t: self.t,
             report,
             clients_waiting,
+            roots: &[],
             open: true,
         })
     }
@@ -297,7 +299,7 @@ fn lock_waits_accuse_nobody() {
         mix.push(("registry-1".to_owned(), Some(CULPRIT.to_owned()), true, 30));
     };
     let finding = stage.after(10, locked, 0).unwrap();
-    assert_eq!(finding.cause, Some(Cause::Unknown));
+    assert_eq!(finding.cause, Some(Cause::LockPileup));
     assert!(
         says(&finding, "30 sessions more wait for locks"),
         "{:?}",
@@ -312,7 +314,13 @@ fn another_application_without_tags_is_told_and_no_route_accused() {
     let mut stage = Stage::quiet(6);
     let batch = |mix: &mut Sessions| mix.push(("nightly".to_owned(), None, false, 40));
     let finding = stage.after(10, batch, 0).unwrap();
-    assert_eq!(finding.cause, Some(Cause::Unknown));
+    assert_eq!(finding.cause, Some(Cause::Application));
+    assert_eq!(finding.subject["application"], "nightly");
+    assert!(
+        finding.summary.contains("nightly has 40 of the 4"),
+        "{}",
+        finding.summary
+    );
     assert!(says(
         &finding,
         "40 of the extra sessions are of nightly and carry no route tag"
@@ -407,6 +415,7 @@ fn blind_and_failed_polls_hold_judgement() {
         t: stage.t + 1.0,
         report: &failed,
         clients_waiting: 0,
+        roots: &[],
         open: false,
     };
     assert_eq!(stage.avalanche.observe(&input), None);
@@ -471,6 +480,7 @@ fn it_can_be_switched_off() {
             t: f64::from(t),
             report: &report,
             clients_waiting: 0,
+            roots: &[],
             open: false,
         };
         assert_eq!(avalanche.observe(&input), None);

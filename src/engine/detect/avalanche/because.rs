@@ -1,0 +1,205 @@
+//! Why sessions rose: the cause, with what a sentence about it needs.
+//!
+//! The order is the one of what a person can act on: an endpoint that the
+//! attribution names; a lock; another application; what all endpoints share. A
+//! lock goes before the application, because who waits for a lock is not at
+//! work, whoever it is. What is not clear is unknown, which is an answer.
+
+use crate::engine::correlate::applications::Grown;
+use crate::engine::correlate::attribution::{Explanation, Verdict};
+use crate::engine::correlate::endpoints::Weighing;
+use crate::engine::correlate::endpoints::common::Common;
+use crate::engine::incident::Cause;
+use crate::engine::locks::RootBlocker;
+
+/// Above this part of the extra sessions in the database, those of another
+/// application are the story.
+const APPLICATION_PART: f64 = 0.5;
+
+/// Above this part of the rise, what all endpoints share is the story.
+const SHARED_PART: f64 = 0.35;
+
+/// More requests for all are the story rather than slower ones from this ratio
+/// of their parts on.
+const SURGE_OVER_SLOW: f64 = 0.6;
+
+/// A root blocker keeps its place in the account until another has this many
+/// times its waiters: the account is not to flap between two.
+const REPLACED_BY: u32 = 2;
+
+/// The cause, and what is known of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Because {
+    Endpoint,
+    Application(Grown),
+    /// Behind the root blocker, where the lock table was read.
+    LockPileup(Option<Blocker>),
+    BroadSurge(Shared),
+    SlowQueries(Shared),
+    Unknown,
+}
+
+impl Because {
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Endpoint => Cause::Endpoint,
+            Self::Application(_) => Cause::Application,
+            Self::LockPileup(_) => Cause::LockPileup,
+            Self::BroadSurge(_) => Cause::BroadSurge,
+            Self::SlowQueries(_) => Cause::SlowQueries,
+            Self::Unknown => Cause::Unknown,
+        }
+    }
+}
+
+/// What all endpoints share, by what the applications tell of them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shared {
+    pub common: Common,
+    /// The part of the rise that more requests for all explain, and the one of
+    /// slower requests.
+    pub surge: f64,
+    pub slow: f64,
+}
+
+impl Shared {
+    /// `None` when nothing was told.
+    pub fn of(weighing: &Weighing<'_>) -> Option<Self> {
+        (weighing.known > 0).then_some(Self {
+            common: weighing.common,
+            surge: weighing.surge,
+            slow: weighing.slow,
+        })
+    }
+}
+
+/// The session that most of the waiters wait for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocker {
+    pub pid: Option<i32>,
+    pub prepared: Option<String>,
+    pub application: Option<String>,
+    pub state: Option<String>,
+    pub transaction_seconds: Option<f64>,
+    pub waiters: u32,
+    pub action: String,
+}
+
+impl Blocker {
+    /// The one with most waiters, with some loyalty to the one told so far.
+    pub fn of(roots: &[RootBlocker], so_far: Option<&Self>) -> Option<Self> {
+        let most = roots.iter().max_by_key(|root| root.waiters)?;
+        let same = roots.iter().find(|root| {
+            so_far.is_some_and(|told| root.pid == told.pid && root.prepared == told.prepared)
+        });
+        let root = same
+            .filter(|same| same.waiters.saturating_mul(REPLACED_BY) > most.waiters)
+            .unwrap_or(most);
+        Some(Self {
+            pid: root.pid,
+            prepared: root.prepared.clone(),
+            application: root.application.clone(),
+            state: root.state.clone(),
+            transaction_seconds: root.transaction_seconds,
+            waiters: root.waiters,
+            action: root.action.clone(),
+        })
+    }
+}
+
+/// What the cause is read from.
+#[derive(Debug, Clone, Copy)]
+pub struct Clues<'a> {
+    pub explanation: &'a Explanation,
+    pub another: Option<&'a Grown>,
+    pub shared: Option<Shared>,
+    pub blocker: Option<&'a Blocker>,
+}
+
+impl Clues<'_> {
+    /// The first cause that the clues allow.
+    pub fn because(&self) -> Because {
+        match self.explanation.verdict {
+            Verdict::Endpoint => return Because::Endpoint,
+            // Whatever all share now, there is nothing to hold it against.
+            Verdict::NoBaseline => return Because::Unknown,
+            Verdict::LockWaits => return Because::LockPileup(self.blocker.cloned()),
+            _ => {}
+        }
+        let extra = self.explanation.extra;
+        if let Some(grown) = self.another
+            && grown.own > APPLICATION_PART * extra
+        {
+            return Because::Application(grown.clone());
+        }
+        match self.shared {
+            Some(shared)
+                if shared.surge >= SHARED_PART && shared.surge >= SURGE_OVER_SLOW * shared.slow =>
+            {
+                Because::BroadSurge(shared)
+            }
+            Some(shared) if shared.slow >= SHARED_PART => Because::SlowQueries(shared),
+            _ => Because::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(pid: i32, waiters: u32) -> RootBlocker {
+        RootBlocker {
+            pid: Some(pid),
+            waiters,
+            ..RootBlocker::default()
+        }
+    }
+
+    #[test]
+    fn the_blocker_does_not_flap_between_two_alike() {
+        let roots = [root(1, 5), root(2, 6)];
+        let first = Blocker::of(&roots, None).unwrap();
+        assert_eq!(first.pid, Some(2));
+        let second = Blocker::of(&[root(1, 7), root(2, 6)], Some(&first)).unwrap();
+        assert_eq!(second.pid, Some(2));
+        let third = Blocker::of(&[root(1, 12), root(2, 6)], Some(&second)).unwrap();
+        assert_eq!(third.pid, Some(1));
+        assert_eq!(Blocker::of(&[], Some(&third)), None);
+    }
+
+    fn verdict(surge: f64, slow: f64) -> Cause {
+        let explanation = Explanation {
+            verdict: Verdict::NoClearLead,
+            candidates: Vec::new(),
+            extra: 40.0,
+            rise: 40.0,
+            waiting: 0.0,
+            lock_waits: 0.0,
+            untagged: 0.0,
+            growth: 1.0,
+            unexplained_share: None,
+        };
+        let shared = Shared {
+            common: Common::default(),
+            surge,
+            slow,
+        };
+        let clues = Clues {
+            explanation: &explanation,
+            another: None,
+            shared: Some(shared),
+            blocker: None,
+        };
+        clues.because().cause()
+    }
+
+    #[test]
+    fn what_all_share_is_told_apart() {
+        assert_eq!(verdict(0.5, 0.5), Cause::BroadSurge);
+        assert_eq!(verdict(0.4, 0.9), Cause::SlowQueries);
+        assert_eq!(verdict(0.0, 0.9), Cause::SlowQueries);
+        assert_eq!(verdict(0.3, 0.3), Cause::Unknown);
+        assert_eq!(verdict(f64::NAN, f64::NAN), Cause::Unknown);
+    }
+}
