@@ -46,7 +46,7 @@ pub fn stream(seed: u64, concern: u64) -> ChaCha8Rng {
 }
 
 impl Course {
-    /// `calm`: the times in which no burst begins.
+    /// `calm`: the times before an incident in which no burst begins.
     pub fn new(
         site: Site,
         plot: Plot,
@@ -55,7 +55,8 @@ impl Course {
         calm: Range<f64>,
         seed: u64,
     ) -> Self {
-        let weather = Weather::draw(&site, base, calm, stream(seed, 2));
+        let onset = (!calm.is_empty()).then_some(start + plot.onset);
+        let weather = Weather::draw(&site, base, calm, onset, stream(seed, 2));
         let plant = Plant::new(&site, stream(seed, 3));
         let probes = Probes::new(&site, start, stream(seed, 4));
         let crowd = Crowd::new(&site, stream(seed, 5));

@@ -21,6 +21,9 @@ const REFUSAL: f64 = 0.002;
 /// The most that contention stretches a statement.
 const MOST_SLOWED: f64 = 2.5;
 
+/// Seconds over which the requests of one clump are spread.
+const CLUMP_SPAN: f64 = 0.5;
+
 /// Part of the time outside of the database that comes before it.
 const BEFORE: f64 = 0.4;
 
@@ -199,10 +202,15 @@ impl Plant {
 
     /// Lets the requests of the second that begins at `t` come.
     pub fn arrivals(&mut self, site: &Site, t: f64) {
-        for at in 0..site.endpoints.len() {
-            for _ in 0..poisson(self.rates[at], &mut self.rng) {
+        for (at, endpoint) in site.endpoints.iter().enumerate() {
+            let clump = endpoint.clump;
+            for _ in 0..poisson(self.rates[at] / f64::from(clump), &mut self.rng) {
                 let when = t + self.rng.random::<f64>();
                 self.come(at as u32, when, 0);
+                for _ in 1..clump {
+                    let next = when + CLUMP_SPAN * self.rng.random::<f64>();
+                    self.come(at as u32, next, 0);
+                }
             }
         }
     }
@@ -286,7 +294,7 @@ impl Plant {
     fn ask(&mut self, site: &Site, id: u32, t: f64) {
         let at = self.requests[id as usize].endpoint as usize;
         let pool = &mut self.pools[site.endpoints[at].service];
-        if pool.in_use < pool.size {
+        if pool.in_use + (pool.leaked as u32) < pool.size {
             self.begin(site, id, t);
         } else {
             self.requests[id as usize].t = t;
@@ -348,7 +356,9 @@ impl Plant {
         pool.in_use -= 1;
         self.later(Stage::Ends, id, t + request.after);
         let pool = &mut self.pools[site.endpoints[at].service];
-        if let Some(next) = pool.waiting.pop_front() {
+        if pool.in_use + (pool.leaked as u32) < pool.size
+            && let Some(next) = pool.waiting.pop_front()
+        {
             pool.wait_time += (t - self.requests[next as usize].t).max(0.0);
             self.begin(site, next, t);
         }

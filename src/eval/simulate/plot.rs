@@ -7,14 +7,23 @@ use super::super::scenario::Family;
 use super::dice::{even, log_even};
 use super::rows::Held;
 use super::scale::{Scale, Way};
+use super::shapes;
 use super::site::{Retry, Site, proxy};
 
 /// Onsets within this time, in seconds, are steps.
 const STEP: f64 = 2.0;
 
-/// Sessions that are held longer than this, in seconds, do not step up: they
-/// gather.
-const STEP_HOLD: f64 = 5.0;
+/// Sessions step up when [`STEP_PART`] of them are there so many seconds after
+/// the onset; otherwise they gather.
+const STEP_TIME: f64 = 5.0;
+const STEP_PART: f64 = 0.6;
+
+/// Requests that are held longer than this, in seconds, have no far tail: they
+/// come near the time limits that clients and proxies have.
+const TAILLESS: f64 = 2.0;
+
+/// Shapes without a far tail.
+const EVEN_SHAPES: u8 = 2;
 
 /// What changes for one endpoint when the disturbance is at its full strength.
 #[derive(Debug, Clone, Copy)]
@@ -137,16 +146,18 @@ impl Plot {
             site,
             scale,
             plot,
-            hold: 0.0,
+            gathered: 1.0,
             rng,
         };
         cast.stage(family);
-        let Casting { mut plot, hold, .. } = cast;
+        let Casting {
+            mut plot, gathered, ..
+        } = cast;
         let steps = !matches!(
             family,
             Family::LockPileup | Family::ReconnectStormAfterDeploy | Family::Leak | Family::Quiet
         );
-        plot.step = steps && plot.ramp <= STEP && hold <= STEP_HOLD;
+        plot.step = steps && plot.ramp <= STEP && gathered >= STEP_PART;
         plot
     }
 }
@@ -156,8 +167,9 @@ struct Casting<'a, R> {
     site: &'a mut Site,
     scale: &'a Scale,
     plot: Plot,
-    /// The longest mean time that a culprit's session is held.
-    hold: f64,
+    /// The part of the slowest culprit's sessions that is there in
+    /// [`STEP_TIME`].
+    gathered: f64,
     rng: &'a mut R,
 }
 
@@ -223,6 +235,17 @@ impl<R: Rng> Casting<'_, R> {
         at
     }
 
+    /// Blames an endpoint, whose sessions are held for `hold` seconds then.
+    fn blame(&mut self, at: usize, hold: f64) {
+        let endpoint = &mut self.site.endpoints[at];
+        if hold > TAILLESS {
+            endpoint.db_shape %= EVEN_SHAPES;
+        }
+        let gathered = shapes::gathered(endpoint.db_shape, STEP_TIME / hold);
+        self.gathered = self.gathered.min(gathered);
+        self.plot.culprits.push(at);
+    }
+
     /// Makes an endpoint what its part asks for.
     fn cast(&mut self, at: usize, rate: f64, db: f64) {
         let own = db * log_even(0.02, 0.5, self.rng);
@@ -274,8 +297,7 @@ impl<R: Rng> Casting<'_, R> {
             rate_more: more,
             ..Push::new(at)
         });
-        self.plot.culprits.push(at);
-        self.hold = self.hold.max(hold);
+        self.blame(at, hold);
     }
 
     fn hold_up(&mut self, extra: f64, rate: f64, factors: std::ops::Range<f64>) {
@@ -289,8 +311,7 @@ impl<R: Rng> Casting<'_, R> {
             db_factor: factor,
             ..Push::new(at)
         });
-        self.plot.culprits.push(at);
-        self.hold = self.hold.max(before * factor);
+        self.blame(at, before * factor);
     }
 
     fn two(&mut self, extra: f64) {
@@ -362,8 +383,7 @@ impl<R: Rng> Casting<'_, R> {
                 ..Push::new(at)
             });
             if place == 0 {
-                self.plot.culprits.push(at);
-                self.hold = hold;
+                self.blame(at, hold);
             }
         }
     }
@@ -396,8 +416,7 @@ impl<R: Rng> Casting<'_, R> {
             db_factor: hold / before,
             ..Push::new(at)
         });
-        self.plot.culprits.push(at);
-        self.hold = hold;
+        self.blame(at, hold);
     }
 
     /// One that nobody called before, or one that nobody tells of.
@@ -417,23 +436,24 @@ impl<R: Rng> Casting<'_, R> {
     }
 
     fn lock(&mut self, extra: f64) {
-        // The pile is there after a minute.
+        // The pile is there after a minute, and no endpoint makes most of it.
         let wanted = extra / 60.0;
-        let mut order: Vec<usize> = (0..self.site.endpoints.len()).collect();
+        let mut order: Vec<usize> = (0..self.site.endpoints.len())
+            .filter(|&at| self.site.endpoints[at].db > 0.0)
+            .collect();
         order.shuffle(self.rng);
-        let mut rate = 0.0;
-        let mut count = 0;
-        for at in order {
-            let endpoint = &mut self.site.endpoints[at];
-            if endpoint.db <= 0.0 || endpoint.rate > 0.6 * wanted {
-                continue;
-            }
-            endpoint.locked = true;
-            rate += endpoint.rate;
-            count += 1;
-            if rate >= wanted && count >= 3 {
+        let rate = |site: &Site, at: usize| site.endpoints[at].rate;
+        // The small ones first: they need not be many where all are larger.
+        order.sort_by_key(|&at| rate(self.site, at) > 0.5 * wanted);
+        let small = order.partition_point(|&at| rate(self.site, at) <= 0.5 * wanted);
+        order[small..].sort_by(|&a, &b| rate(self.site, a).total_cmp(&rate(self.site, b)));
+        let mut sum = 0.0;
+        for (count, at) in order.into_iter().enumerate() {
+            if sum >= wanted && count >= 4 {
                 break;
             }
+            sum += rate(self.site, at);
+            self.site.endpoints[at].locked = true;
         }
         self.plot.ramp = 0.0;
         let held = [Held::Table, Held::Row];

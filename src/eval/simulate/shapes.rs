@@ -24,6 +24,15 @@ pub fn draw(shape: u8, rng: &mut impl Rng) -> f64 {
     f64::from(table[rng.next_u32() as usize % POINTS])
 }
 
+/// How much of a new level of sessions is reached after a time, given as a
+/// multiple of the mean: of requests that come evenly and stay, the part that
+/// would still be there of those that came since.
+pub fn gathered(shape: u8, time: f64) -> f64 {
+    let table = &TABLES[usize::from(shape % SHAPES)];
+    let sum: f64 = table.iter().map(|&v| f64::from(v).min(time)).sum();
+    sum / POINTS as f64
+}
+
 fn tables() -> Vec<Vec<f32>> {
     // The same in every run: the tables are constants.
     let mut rng = ChaCha8Rng::seed_from_u64(0x5eed_0f5a);
@@ -73,6 +82,15 @@ mod tests {
             let mean = table.iter().map(|&v| f64::from(v)).sum::<f64>() / POINTS as f64;
             assert!((mean - 1.0).abs() < 1e-4, "{mean}");
             assert!(table.iter().all(|&v| v > 0.0));
+        }
+    }
+
+    #[test]
+    fn a_level_is_gathered_within_the_longest_time() {
+        for shape in 0..SHAPES {
+            assert!(gathered(shape, 0.1) < 0.11);
+            assert!((gathered(shape, 1e6) - 1.0).abs() < 1e-4);
+            assert!(gathered(shape, 1.0) < gathered(shape, 3.0));
         }
     }
 }

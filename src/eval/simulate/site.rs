@@ -45,6 +45,8 @@ pub struct Endpoint {
     pub in_transaction: f64,
     /// Part of it that is a wait for a row.
     pub on_row: f64,
+    /// Requests come so many together.
+    pub clump: u32,
     pub reported: bool,
     /// Touches what the blocker of a lock pile-up holds.
     pub locked: bool,
@@ -249,6 +251,11 @@ fn endpoint(service: usize, rate: f64, groups: usize, rng: &mut impl Rng) -> End
             even(0.01, 0.08, rng)
         } else {
             0.0
+        },
+        clump: if rng.random_bool(0.15) {
+            rng.random_range(2..=5)
+        } else {
+            1
         },
         reported: true,
         locked: false,

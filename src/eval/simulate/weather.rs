@@ -82,16 +82,16 @@ pub struct Deploy {
 /// The weather of one site.
 #[derive(Debug)]
 pub struct Weather {
-    amplitude: f64,
-    second: f64,
-    phase: f64,
-    weekend: f64,
+    season: Season,
     fast: Drift,
     slow: Drift,
     groups: Vec<Drift>,
     bursts: Vec<Burst>,
     called: Vec<Called>,
     pub deploys: Vec<Deploy>,
+    /// What the season is measured by: 1, or its own value at the onset, so that
+    /// the site has the size that was drawn for it there.
+    unit: f64,
     /// No burst and no deployment begins here.
     calm: Range<f64>,
     base: f64,
@@ -99,7 +99,14 @@ pub struct Weather {
 }
 
 impl Weather {
-    pub fn draw(site: &Site, base: f64, calm: Range<f64>, mut rng: ChaCha8Rng) -> Self {
+    /// `onset` in unix seconds, where there is one.
+    pub fn draw(
+        site: &Site,
+        base: f64,
+        calm: Range<f64>,
+        onset: Option<f64>,
+        mut rng: ChaCha8Rng,
+    ) -> Self {
         let dice = &mut rng;
         let groups = (0..site.groups).map(|_| Drift::draw(20.0..400.0, 0.03..0.18, dice));
         let groups = groups.collect();
@@ -115,11 +122,15 @@ impl Weather {
                 factor: harmless(site, endpoint, base, even(2.0, 8.0, dice)),
             });
         }
-        Self {
+        let season = Season {
             amplitude: even(0.15, 0.5, dice),
             second: even(0.0, 0.15, dice),
             phase: even(0.0, DAY, dice),
             weekend: even(0.5, 1.0, dice),
+        };
+        Self {
+            unit: onset.map_or(1.0, |onset| season.at(onset)),
+            season,
             fast: Drift::draw(3.0..15.0, 0.02..0.09, dice),
             slow: Drift::draw(200.0..900.0, 0.01..0.06, dice),
             groups,
@@ -137,9 +148,7 @@ impl Weather {
     pub fn rates(&mut self, site: &Site, t: f64, wall: f64, rates: &mut [f64]) {
         self.change(site, t);
         let dice = &mut self.rng;
-        let all = season(self.amplitude, self.second, self.weekend, wall + self.phase)
-            * self.fast.step(dice)
-            * self.slow.step(dice);
+        let all = self.season.at(wall) / self.unit * self.fast.step(dice) * self.slow.step(dice);
         let groups: Vec<f64> = self.groups.iter_mut().map(|g| all * g.step(dice)).collect();
         for (rate, endpoint) in rates.iter_mut().zip(&site.endpoints) {
             *rate = endpoint.rate * groups[endpoint.group];
@@ -200,12 +209,26 @@ fn harmless(site: &Site, endpoint: usize, base: f64, factor: f64) -> f64 {
     factor.min(1.0 + BURST_PART * base / load)
 }
 
-/// Day and week, around 1.
-fn season(amplitude: f64, second: f64, weekend: f64, wall: f64) -> f64 {
-    let turn = std::f64::consts::TAU * wall / DAY;
-    let day = 1.0 + amplitude * turn.sin() + second * (2.0 * turn).sin();
-    // From one level to the other within hours, not at a stroke.
-    let week = (wall / DAY).rem_euclid(7.0);
-    let off = ((week - 5.0) * 4.0).clamp(0.0, 1.0) * ((7.0 - week) * 4.0).clamp(0.0, 1.0);
-    day * (1.0 - (1.0 - weekend) * off)
+/// Day and week.
+#[derive(Debug, Clone, Copy)]
+struct Season {
+    amplitude: f64,
+    /// Of the half day.
+    second: f64,
+    phase: f64,
+    /// What is left at the weekend.
+    weekend: f64,
+}
+
+impl Season {
+    /// The factor at a unix time, around 1.
+    fn at(&self, wall: f64) -> f64 {
+        let wall = wall + self.phase;
+        let turn = std::f64::consts::TAU * wall / DAY;
+        let day = 1.0 + self.amplitude * turn.sin() + self.second * (2.0 * turn).sin();
+        // From one level to the other within hours, not at a stroke.
+        let week = (wall / DAY).rem_euclid(7.0);
+        let off = ((week - 5.0) * 4.0).clamp(0.0, 1.0) * ((7.0 - week) * 4.0).clamp(0.0, 1.0);
+        day * (1.0 - (1.0 - self.weekend) * off)
+    }
 }
