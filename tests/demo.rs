@@ -274,7 +274,7 @@ fn the_orphan_is_detected_named_and_freed() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success(), "{report:#}");
     assert_eq!(report["passed"], true);
-    let orphan = &report["scenarios"][0];
+    let orphan = &report["stagings"][0];
     assert_eq!(
         orphan["named"],
         "lock 42424242424242 in app at pooler-1, orphaned"
@@ -298,5 +298,18 @@ fn the_list_describes_every_scenario() {
         .lines()
         .filter_map(|line| line.split(' ').next())
         .collect();
-    assert_eq!(names, ["orphan", "avalanche"]);
+    assert_eq!(
+        names,
+        [
+            "orphan",
+            "avalanche",
+            "hold_up",
+            "broad_surge",
+            "reconnect_storm",
+            "leak",
+            "lock_pileup",
+            "application",
+            "two_culprits",
+        ]
+    );
 }

@@ -14,8 +14,12 @@ fn the_route_behind_the_avalanche_is_named() {
         .unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(output.status.success(), "{report:#}");
-    let avalanche = &report["scenarios"][0];
-    assert_eq!(avalanche["named"], "registry GET /cnr/api/v1/packages");
+    let avalanche = &report["stagings"][0];
+    let named = avalanche["named"].as_str().unwrap();
+    assert!(
+        named.starts_with("connection_avalanche (endpoint) GET /cnr/api/v1/packages"),
+        "{named}"
+    );
     for moment in ["detected_after", "named_after", "resolved_after"] {
         let seconds = avalanche[moment].as_f64().unwrap();
         println!("{moment}: {seconds:.1} s");

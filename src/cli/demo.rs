@@ -3,26 +3,47 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
+use clap::builder::PossibleValuesParser;
 
-use crate::demo::{self, DemoError, Scenario};
+use crate::demo::{self, DemoError, Program, Scenario};
 
 /// What a shell makes of a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
+/// Stagings that one set of servers plays in a row; with more, there are several
+/// sets, at most [`MOST_STACKS`].
+const STAGINGS_A_STACK: u32 = 4;
+/// Two cores bear as many.
+const MOST_STACKS: u32 = 3;
+/// A seed that is easy to type.
+const SEEDS: u64 = 1_000_000;
+const ALL: &str = "all";
+const LIST: &str = "list";
 
 /// Stage real incidents on private servers and show what is detected when.
 ///
 /// Starts a PostgreSQL, a PgBouncer and a small application in a temporary
-/// directory, watches them with snowpit, and stages an incident whose cause is
-/// known. Exit status 0 when each was detected and named right.
+/// directory, watches them with snowpit, and stages incidents whose causes are
+/// known, with random parameters. Exit status 0 when each was detected and named
+/// right.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  snowpit demo --scenario orphan\n  snowpit demo --keep kept && snowpit replay kept/captures"
+    after_help = "Examples:\n  snowpit demo --scenario orphan\n  snowpit demo --scenario all --times 5 --seed 7\n  snowpit demo --keep kept && snowpit replay kept/captures"
 )]
 pub struct Args {
-    /// Which incident to stage; `list` describes them.
-    #[arg(long, value_enum, default_value_t = Choice::All)]
-    scenario: Choice,
+    /// Which incident to stage; `all` stages each, `list` describes them.
+    /// Without it: the orphan and the avalanche.
+    #[arg(long, value_name = "NAME", value_parser = choices())]
+    scenario: Option<String>,
+    /// How often to stage each.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    times: u32,
+    /// Decides the random parameters; printed when it was not given.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Sets of servers to play on at the same time; by default one for every
+    /// four stagings, and no more than three.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    stacks: Option<u32>,
     /// Print one JSON object on stdout; the timeline goes to stderr.
     #[arg(long)]
     json: bool,
@@ -32,12 +53,9 @@ pub struct Args {
     keep: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Choice {
-    Orphan,
-    Avalanche,
-    All,
-    List,
+fn choices() -> PossibleValuesParser {
+    let names = Scenario::ALL.iter().map(|scenario| scenario.name());
+    PossibleValuesParser::new(names.chain([ALL, LIST]))
 }
 
 /// Runs the command.
@@ -46,13 +64,25 @@ enum Choice {
 /// The demo could not be played, which is not the same as an incident that was
 /// not detected.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let scenarios = match args.scenario {
-        Choice::Orphan => vec![Scenario::Orphan],
-        Choice::Avalanche => vec![Scenario::Avalanche],
-        Choice::All => Scenario::ALL.to_vec(),
-        Choice::List => return list(args.json),
+    let scenarios = match args.scenario.as_deref() {
+        None => Scenario::SHORT.to_vec(),
+        Some(ALL) => Scenario::ALL.to_vec(),
+        Some(LIST) => return list(args.json),
+        Some(name) => Scenario::named(name).into_iter().collect(),
     };
-    let report = match demo::run(&scenarios, args.json, args.keep.as_deref()).await {
+    let stagings = args.times * scenarios.len() as u32;
+    let stacks = args
+        .stacks
+        .unwrap_or_else(|| stagings.div_ceil(STAGINGS_A_STACK).min(MOST_STACKS));
+    let program = Program {
+        scenarios,
+        times: args.times,
+        seed: args.seed.unwrap_or_else(|| fastrand::u64(..SEEDS)),
+        stacks: stacks.min(stagings),
+        quiet_stdout: args.json,
+        keep: args.keep,
+    };
+    let report = match demo::run(&program).await {
         Ok(report) => report,
         Err(error @ DemoError::Interrupted) => {
             super::complain(format_args!("snowpit: {error}"));
@@ -86,7 +116,7 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     }
     let lines = Scenario::ALL
         .iter()
-        .map(|scenario| format!("{:<10} {}\n", scenario.name(), scenario.description()));
+        .map(|scenario| format!("{:<15} {}\n", scenario.name(), scenario.description()));
     super::print(&lines.collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }

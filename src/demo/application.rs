@@ -1,9 +1,9 @@
 //! The demo's application: an HTTP server that answers every route from the
 //! database, through the pooler.
 //!
-//! It keeps its own pool of client connections, as applications do, and uses
-//! the simple protocol only: PgBouncer 1.18 knows no prepared statements in
-//! transaction mode.
+//! It keeps its own pool of client connections, as applications do, has a
+//! metrics page, and uses the simple protocol only: PgBouncer 1.18 knows no
+//! prepared statements in transaction mode.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +12,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::RawPathParams;
 use axum::http::StatusCode;
-use axum::routing::{MethodFilter, on};
+use axum::routing::{MethodFilter, get, on};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use super::DemoError;
-use super::routes::{APPLICATION, RARE, ROUTES, ROWS, Route};
+use super::metrics_page::{self, MetricsPage};
+use super::routes::{APPLICATION, ROUTES, ROWS, Route, SLOW};
 use super::servers::connect;
 
 /// Client connections of the application; more than the pooler's servers, so
@@ -38,10 +40,15 @@ impl Application {
     /// connection parameters.
     pub(super) async fn start(database: tokio_postgres::Config) -> Result<Self, DemoError> {
         let pool = Arc::new(ConnectionPool::new(database));
+        let page = Arc::new(MetricsPage::new());
         let mut router = Router::new();
-        for route in ROUTES.iter().chain([&RARE]) {
-            router = router.route(route.path, handler(*route, Arc::clone(&pool))?);
+        for route in ROUTES.iter().chain(&SLOW) {
+            router = router.route(route.path, handler(*route, Arc::clone(&pool), &page)?);
         }
+        router = router.route(
+            metrics_page::PATH,
+            get(move || async move { page.answer() }),
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let mut server = JoinSet::new();
@@ -64,17 +71,22 @@ impl Application {
 fn handler(
     route: Route,
     pool: Arc<ConnectionPool>,
+    page: &MetricsPage,
 ) -> Result<axum::routing::MethodRouter, DemoError> {
     let method = axum::http::Method::from_bytes(route.method.as_bytes())
         .ok()
         .and_then(|method| MethodFilter::try_from(method).ok())
         .ok_or(DemoError::Route(route.name()))?;
+    let durations = page.of(&route);
     Ok(on(method, move |parameters: RawPathParams| async move {
+        let began = Instant::now();
         let id = parameters
             .iter()
             .find_map(|(_, value)| value.parse().ok())
             .unwrap_or_else(|| fastrand::u32(1..=ROWS));
-        match pool.run(&route.statement(id)).await {
+        let result = pool.run(&route.statement(id)).await;
+        durations.observe(began.elapsed().as_secs_f64());
+        match result {
             Ok(()) => (StatusCode::OK, String::new()),
             Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
         }

@@ -1,9 +1,8 @@
 //! The users of the demo's application: requests over real HTTP.
 //!
 //! The load is open: requests come when they come, however slow the answers
-//! are, as from many independent users. The popular routes share a steady rate
-//! by Zipf's law; the rare route has a rate of its own, which a scenario turns
-//! up.
+//! are, as from many independent users. The popular routes share a rate by
+//! Zipf's law; each slow route has a rate of its own. A scenario turns them up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,17 +14,39 @@ use tokio::time::Instant;
 
 use super::DemoError;
 use super::application::Application;
-use super::routes::{RARE, ROUTES, ROWS, Route};
+use super::routes::{ROUTES, ROWS, Route, SLOW};
 use crate::observe::tls::use_ring;
 
-/// Requests/s of the popular routes together: enough that the rare route stays
-/// under 3 % in its surge, few enough for two cores that also run the servers.
-const POPULAR_RATE: f64 = 170.0;
-/// Requests/s of the rare route on a quiet day: two at a time, at 10 s each.
-pub(super) const QUIET_RATE: f64 = 0.2;
-/// And in the surge: forty at a time.
-pub(super) const SURGE_RATE: f64 = 4.0;
-const _: () = assert!(SURGE_RATE / (SURGE_RATE + POPULAR_RATE) < 0.03);
+/// Requests/s of the popular routes together: few enough for two cores that
+/// also run the servers.
+const POPULAR_RATE: f64 = 80.0;
+/// Requests/s of each slow route on a quiet day: about one at a time.
+const SLOW_RATE: f64 = 0.08;
+
+/// Requests/s from now on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rates {
+    /// Of the popular routes together.
+    pub(super) popular: f64,
+    pub(super) slow: [f64; SLOW.len()],
+}
+
+/// Those of a quiet day.
+pub(super) const QUIET: Rates = Rates {
+    popular: POPULAR_RATE,
+    slow: [SLOW_RATE; SLOW.len()],
+};
+
+impl Rates {
+    /// Everybody's, so many times as high.
+    pub(super) fn times(self, factor: f64) -> Self {
+        Self {
+            popular: self.popular * factor,
+            slow: self.slow.map(|rate| rate * factor),
+        }
+    }
+}
+
 /// Requests on the way at once; beyond it they are counted as dropped.
 const IN_FLIGHT: usize = 300;
 /// A user's patience.
@@ -35,7 +56,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Requests {
     pub(super) popular: u64,
-    pub(super) rare: u64,
+    /// Of the slow routes.
+    pub(super) slow: u64,
     /// Answered with an error, or not at all.
     pub(super) failed: u64,
     /// Not sent since too many were on the way.
@@ -46,26 +68,26 @@ impl Requests {
     pub(super) fn since(self, earlier: Self) -> Self {
         Self {
             popular: self.popular - earlier.popular,
-            rare: self.rare - earlier.rare,
+            slow: self.slow - earlier.slow,
             failed: self.failed - earlier.failed,
             dropped: self.dropped - earlier.dropped,
         }
     }
 
-    /// The rare route's part of all requests, 0 to 1.
-    pub(super) fn rare_share(self) -> f64 {
-        let total = self.popular + self.rare;
-        if total == 0 {
-            return 0.0;
-        }
-        self.rare as f64 / total as f64
+    pub(super) fn all(self) -> u64 {
+        self.popular + self.slow
+    }
+
+    /// The slow routes' part of all requests, 0 to 1.
+    pub(super) fn slow_share(self) -> f64 {
+        self.slow as f64 / self.all().max(1) as f64
     }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
     popular: AtomicU64,
-    rare: AtomicU64,
+    slow: AtomicU64,
     failed: AtomicU64,
     dropped: AtomicU64,
 }
@@ -74,7 +96,7 @@ struct Counters {
 #[derive(Debug)]
 pub(super) struct Load {
     counters: Arc<Counters>,
-    rare_rate: watch::Sender<f64>,
+    rates: watch::Sender<Rates>,
     _streams: JoinSet<()>,
 }
 
@@ -86,7 +108,7 @@ impl Load {
             .no_proxy()
             .build()?;
         let counters = Arc::new(Counters::default());
-        let (rare_rate, rate) = watch::channel(QUIET_RATE);
+        let (rates, turned) = watch::channel(QUIET);
         let base: Arc<str> = application.url().into();
         let stream = || Stream {
             http: http.clone(),
@@ -95,25 +117,27 @@ impl Load {
             on_the_way: JoinSet::new(),
         };
         let mut streams = JoinSet::new();
-        streams.spawn(stream().popular());
-        streams.spawn(stream().rare(rate));
+        streams.spawn(stream().popular(turned.clone()));
+        for route in 0..SLOW.len() {
+            streams.spawn(stream().slow(route, turned.clone()));
+        }
         Ok(Self {
             counters,
-            rare_rate,
+            rates,
             _streams: streams,
         })
     }
 
-    /// Requests/s of the rare route from now on.
-    pub(super) fn set_rare_rate(&self, rate: f64) {
-        self.rare_rate.send_replace(rate);
+    /// The rates from now on.
+    pub(super) fn turn(&self, rates: Rates) {
+        self.rates.send_replace(rates);
     }
 
     pub(super) fn requests(&self) -> Requests {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Requests {
             popular: read(&self.counters.popular),
-            rare: read(&self.counters.rare),
+            slow: read(&self.counters.slow),
             failed: read(&self.counters.failed),
             dropped: read(&self.counters.dropped),
         }
@@ -130,11 +154,11 @@ struct Stream {
 
 impl Stream {
     /// Poisson arrivals, routes by Zipf's law.
-    async fn popular(mut self) {
+    async fn popular(mut self, rates: watch::Receiver<Rates>) {
         let weights = zipf(ROUTES.len());
         let mut next = Instant::now();
         loop {
-            let gap = -(1.0 - fastrand::f64()).ln() / POPULAR_RATE;
+            let gap = -(1.0 - fastrand::f64()).ln() / rates.borrow().popular;
             next += Duration::from_secs_f64(gap);
             tokio::time::sleep_until(next).await;
             let route = &ROUTES[pick(&weights, fastrand::f64())];
@@ -143,16 +167,19 @@ impl Stream {
     }
 
     /// Even arrivals, so that a short surge is as large as it says.
-    async fn rare(mut self, mut rate: watch::Receiver<f64>) {
+    async fn slow(mut self, place: usize, mut rates: watch::Receiver<Rates>) {
+        // Not all slow routes at the same moments.
+        let mut phase = (place + 1) as f64 / SLOW.len() as f64;
         let mut last = Instant::now();
         loop {
-            let gap = Duration::from_secs_f64(1.0 / *rate.borrow_and_update());
+            let rate = rates.borrow_and_update().slow[place];
             tokio::select! {
-                () = tokio::time::sleep_until(last + gap) => {
-                    last += gap;
-                    self.send(&RARE, |counters| &counters.rare);
+                () = tokio::time::sleep_until(last + Duration::from_secs_f64(phase / rate)) => {
+                    last = Instant::now();
+                    phase = 1.0;
+                    self.send(&SLOW[place], |counters| &counters.slow);
                 }
-                changed = rate.changed() => {
+                changed = rates.changed() => {
                     if changed.is_err() {
                         return;
                     }
@@ -196,6 +223,13 @@ fn zipf(routes: usize) -> Vec<f64> {
     weights.iter().map(|weight| weight / total).collect()
 }
 
+/// Requests/s of the popular route at this place of [`ROUTES`] on a quiet day.
+pub(super) fn usual_rate(place: usize) -> f64 {
+    let weights = zipf(ROUTES.len());
+    let before = place.checked_sub(1).map_or(0.0, |before| weights[before]);
+    (weights[place] - before) * POPULAR_RATE
+}
+
 /// The index whose part of the cumulative weights holds `point`, 0 to 1.
 fn pick(weights: &[f64], point: f64) -> usize {
     weights
@@ -218,5 +252,7 @@ mod tests {
         assert_eq!(pick(&weights, 0.47), 0);
         assert_eq!(pick(&weights, 0.49), 1);
         assert_eq!(pick(&weights, 1.0), 3);
+        let all: f64 = (0..ROUTES.len()).map(usual_rate).sum();
+        assert!((all - POPULAR_RATE).abs() < 1e-9, "{all}");
     }
 }

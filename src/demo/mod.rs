@@ -6,31 +6,42 @@
 //! here tells the daemon what was staged.
 
 mod application;
-mod avalanche;
+mod crowd;
+mod dice;
+mod expected;
+mod fleet;
 mod gateway;
 mod load;
+mod metrics_page;
 mod orphan;
 mod outcome;
 mod routes;
+mod scenario;
 pub mod servers;
+mod sessions;
+mod stack;
 mod stage;
+mod staged;
+mod staging;
+mod summary;
 mod timeline;
 mod witness;
 
-pub use outcome::{Outcome, Report};
+pub use outcome::Outcome;
+pub use scenario::Scenario;
+pub use summary::{Report, Row};
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use servers::ServerError;
-use stage::{RESOLVE_AFTER, Stage, WARM_UP};
-use timeline::{Mark, Timeline};
+use stack::{Played, Queue};
+use timeline::Timeline;
 use tokio::signal::unix::{SignalKind, signal};
-use witness::Witness;
+use tokio::task::JoinSet;
 
 use crate::capture;
-use crate::daemon::{self, DaemonError, RunningDaemon};
+use crate::daemon::DaemonError;
 
 /// How long each room of the daemon may take to stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -55,69 +66,54 @@ pub enum DemoError {
         directory: PathBuf,
         cause: std::io::Error,
     },
+    #[error("a part of the demo failed by a fault of snowpit's own, told above; please report it")]
+    Fault,
     #[error("interrupted; every server is stopped and every file removed")]
     Interrupted,
 }
 
-/// An incident that can be staged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scenario {
-    Orphan,
-    Avalanche,
+/// What is to be played.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub scenarios: Vec<Scenario>,
+    /// How often each is staged.
+    pub times: u32,
+    /// Decides the parameters of each staging.
+    pub seed: u64,
+    /// Sets of servers beside one another.
+    pub stacks: u32,
+    /// stdout is kept for JSON; the timeline goes to stderr.
+    pub quiet_stdout: bool,
+    /// Where to keep captures and journals.
+    pub keep: Option<PathBuf>,
 }
 
-impl Scenario {
-    /// Every scenario, in the order of the demo: the orphan is played while the
-    /// avalanche's detector learns what is normal.
-    pub const ALL: [Self; 2] = [Self::Orphan, Self::Avalanche];
-
-    /// The word of the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Orphan => orphan::NAME,
-            Self::Avalanche => avalanche::NAME,
-        }
-    }
-
-    /// What is staged, in one line.
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Orphan => {
-                "24 workers race for an advisory lock through a transaction pool; \
-                 the winner dies and the pool keeps the lock"
-            }
-            Self::Avalanche => {
-                "a slow, rarely used route, under 3 % of the requests, \
-                 takes the sessions in use from about 3 to 40"
-            }
-        }
-    }
-}
-
-/// Plays the scenarios one after another on one stage and tells of them on
-/// stdout, or on stderr when stdout is kept for JSON. SIGINT, SIGTERM and SIGHUP
-/// end it at any moment. When this returns no process and no file is left, but
-/// for what was to be kept in `keep`.
+/// Plays the program and tells of it. SIGINT, SIGTERM and SIGHUP end it at any
+/// moment. When this returns no process and no file is left, but for what was to
+/// be kept.
 ///
 /// # Errors
 /// A server is not installed or does not start, an incident could not be
 /// staged, or a signal came. That an incident was staged and not detected is no
 /// error: it is in the report.
-pub async fn run(
-    scenarios: &[Scenario],
-    quiet_stdout: bool,
-    keep: Option<&Path>,
-) -> Result<Report, DemoError> {
-    let keep = keep.map(empty_directory).transpose()?;
+pub async fn run(program: &Program) -> Result<Report, DemoError> {
+    let keep = program.keep.as_deref().map(empty_directory).transpose()?;
     let interrupted = interruption()?;
-    let mut timeline = Timeline::start(quiet_stdout);
-    // The servers are stopped where the losing branch is dropped.
+    let mut timeline = Timeline::start(program.quiet_stdout);
+    let mut stacks = JoinSet::new();
     let report = tokio::select! {
-        report = play(scenarios, &mut timeline, keep.as_deref()) => report,
+        report = play(program, keep.as_deref(), &mut stacks, &mut timeline) => report,
         () = interrupted => Err(DemoError::Interrupted),
     };
+    // The servers are stopped where their tasks are dropped.
+    stacks.shutdown().await;
     timeline.clear();
-    report
+    let report = report?;
+    closing(&report, &mut timeline);
+    if let Some(kept) = keep {
+        timeline.say(&format!("try: snowpit replay {}", captures(&kept, program)));
+    }
+    Ok(report)
 }
 
 /// Makes the directory for what is kept. One that holds something already may be
@@ -136,80 +132,56 @@ fn empty_directory(directory: &Path) -> Result<PathBuf, DemoError> {
 }
 
 async fn play(
-    scenarios: &[Scenario],
-    timeline: &mut Timeline,
+    program: &Program,
     keep: Option<&Path>,
+    stacks: &mut JoinSet<Result<Played, DemoError>>,
+    timeline: &mut Timeline,
 ) -> Result<Report, DemoError> {
-    timeline.say("A private PostgreSQL and PgBouncer, an application with 30 routes, and snowpit.");
-    timeline.progress("starting the servers");
-    let stage = Stage::start().await?;
-    timeline.tell(
-        Mark::Ready,
-        &format!(
-            "PostgreSQL {} at port {}, PgBouncer in transaction mode at port {}",
-            stage.version().await?,
-            stage.postgres.port(),
-            stage.pooler.port()
-        ),
-    );
-    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let daemon = daemon::start(stage.config(listen, keep)).await?;
-    timeline.tell(
-        Mark::Ready,
-        &format!(
-            "snowpit looks every second: http://{}/metrics",
-            daemon.address()
-        ),
-    );
-    timeline.detail(&format!(
-        "for the demo it learns what is normal in {WARM_UP:.0} s and waits {RESOLVE_AFTER:.0} s \
-         before an avalanche is over; all else is as by default"
-    ));
-    let mut witness = Witness::new(daemon.effects());
-    let result = play_all(scenarios, &stage, &daemon, &mut witness, timeline).await;
-    let seconds = timeline.seconds();
-    timeline.progress("stopping");
-    daemon.shutdown(GRACE).await;
-    stage.stop().await;
-    let report = Report::new(seconds, result?, witness.uncalled);
-    closing(&report, timeline);
-    if let Some(kept) = keep {
-        let captures = kept.join(capture::DIRECTORY);
-        timeline.say(&format!("try: snowpit replay {}", captures.display()));
+    timeline.say("A private PostgreSQL and PgBouncer, an application with 32 routes, and snowpit.");
+    timeline.say(&format!("seed {}", program.seed));
+    let queue = Queue::new(&program.scenarios, program.times);
+    for number in 1..=program.stacks.max(1) {
+        let directory = keep.map(|keep| directory_of(keep, program, number));
+        let own = timeline.of_stack((program.stacks > 1).then_some(number));
+        stacks.spawn(stack::play(queue.clone(), program.seed, directory, own));
     }
-    Ok(report)
+    let mut all = Played {
+        outcomes: Vec::new(),
+        uncalled: Vec::new(),
+    };
+    while let Some(played) = stacks.join_next().await {
+        let played = played.map_err(|_| DemoError::Fault)??;
+        all.outcomes.extend(played.outcomes);
+        all.uncalled.extend(played.uncalled);
+    }
+    Ok(Report::new(program.seed, timeline.seconds(), all))
 }
 
-async fn play_all(
-    scenarios: &[Scenario],
-    stage: &Stage,
-    daemon: &RunningDaemon,
-    witness: &mut Witness,
-    timeline: &mut Timeline,
-) -> Result<Vec<Outcome>, DemoError> {
-    let mut outcomes = Vec::new();
-    for scenario in scenarios {
-        let title = timeline.paint("1", scenario.name());
-        timeline.say(&format!("\n{title}: {}", scenario.description()));
-        outcomes.push(match scenario {
-            Scenario::Orphan => {
-                orphan::play(stage, || daemon.snapshot(), witness, timeline).await?
-            }
-            Scenario::Avalanche => {
-                avalanche::play(stage, || daemon.snapshot(), witness, timeline).await?
-            }
-        });
+/// What one stack keeps: all there is, when it is alone.
+fn directory_of(keep: &Path, program: &Program, number: u32) -> PathBuf {
+    if program.stacks > 1 {
+        keep.join(format!("stack-{number}"))
+    } else {
+        keep.to_owned()
     }
-    Ok(outcomes)
+}
+
+fn captures(keep: &Path, program: &Program) -> String {
+    let directory = directory_of(keep, program, 1);
+    directory.join(capture::DIRECTORY).display().to_string()
 }
 
 fn closing(report: &Report, timeline: &mut Timeline) {
     timeline.say("");
     timeline.say(&report.table());
-    for outcome in &report.scenarios {
+    for outcome in &report.stagings {
         for problem in &outcome.problems {
-            timeline.say(&format!("{}: {problem}", outcome.scenario));
+            let (scenario, number) = (outcome.scenario, outcome.number);
+            timeline.say(&format!("{scenario} {number}: {problem}"));
         }
+    }
+    for summary in &report.uncalled {
+        timeline.say(&format!("not staged: {summary}"));
     }
     let (colour, word) = if report.passed {
         ("32", "PASS")
@@ -217,7 +189,8 @@ fn closing(report: &Report, timeline: &mut Timeline) {
         ("31", "FAIL")
     };
     let word = timeline.paint(colour, word);
-    timeline.say(&format!("{word} in {:.0} s", report.seconds));
+    let (seconds, seed) = (report.seconds, report.seed);
+    timeline.say(&format!("{word} in {seconds:.0} s, seed {seed}"));
 }
 
 /// Ends when somebody wants us to end. The handlers are in place when this

@@ -16,14 +16,13 @@ use tokio_postgres::Client;
 use super::DemoError;
 use super::gateway::{Gateway, KEY, REPLICAS, WORKERS, first_value};
 use super::outcome::Outcome;
+use super::scenario::Scenario;
 use super::servers::ServerError;
 use super::stage::{DATABASE, POOLER, Stage};
 use super::timeline::{Mark, Timeline};
 use super::witness::Witness;
 use crate::engine::Snapshot;
 use crate::engine::incident::{Event, Incident, Kind};
-
-pub(super) const NAME: &str = "orphan";
 
 /// Two polls must agree; ten would be a fault.
 const DETECT_WITHIN: Duration = Duration::from_secs(15);
@@ -32,6 +31,7 @@ const RESOLVE_WITHIN: Duration = Duration::from_secs(15);
 /// Stages the orphan, waits until it is told, and does what the incident says.
 pub(super) async fn play(
     stage: &Stage,
+    number: u32,
     snapshot: impl Fn() -> Arc<Snapshot>,
     witness: &mut Witness,
     timeline: &mut Timeline,
@@ -39,11 +39,10 @@ pub(super) async fn play(
     let mut gateway = Gateway::start(stage);
     let pid = gateway.orphan().await?;
     let left = Instant::now();
-    let mut outcome = Outcome::new(NAME, timeline.seconds());
-    timeline.tell(
-        Mark::Staged,
-        &format!("{REPLICAS} replicas × {WORKERS} workers raced for advisory lock {KEY}"),
-    );
+    let mut outcome = Scenario::Orphan.outcome(number, timeline.seconds());
+    outcome.staged =
+        format!("{REPLICAS} replicas × {WORKERS} workers raced for advisory lock {KEY}");
+    timeline.tell(Mark::Staged, &outcome.staged);
     timeline.detail(&format!(
         "the winner's client is gone, its backend {pid} is back in the pool with the lock"
     ));
@@ -51,6 +50,10 @@ pub(super) async fn play(
     let incident = detected(witness, timeline, &gateway, left, &mut outcome).await;
     if let Some(incident) = incident {
         judge(&incident, pid, &mut outcome);
+        outcome.cause_right = outcome.passed();
+        outcome.name_right = outcome.passed();
+        outcome.cause_after = outcome.detected_after.filter(|_| outcome.cause_right);
+        outcome.named_after = outcome.cause_after;
         act(stage, &gateway, &incident, witness, timeline, &mut outcome).await?;
     } else {
         tell_verdicts(&snapshot(), timeline);
@@ -77,8 +80,8 @@ async fn detected(
             continue;
         }
         let after = left.elapsed().as_secs_f64();
+        outcome.detected = true;
         outcome.detected_after = Some(after);
-        outcome.named_after = Some(after);
         let summary = &effect.incident.summary;
         timeline.tell(Mark::Detected, &format!("after {after:.1} s: {summary}"));
         for sentence in &effect.incident.evidence {

@@ -1,5 +1,5 @@
-//! The stage: the servers, the application and its users, and how the daemon is
-//! told to watch them.
+//! The stage: the servers, the applications and their users, and how the daemon
+//! is told to watch them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,12 +9,16 @@ use tokio_postgres::Client;
 
 use super::DemoError;
 use super::application::Application;
+use super::fleet::{Fleet, SCANNER};
 use super::load::Load;
-use super::routes::{APPLICATION, SCHEMA};
+use super::metrics_page;
+use super::routes::{APPLICATION, schema};
 use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
 };
-use crate::config::{Config, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, SslMode};
+use crate::config::{
+    Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, ScrapeConfig, SslMode,
+};
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
 use crate::observe::otlp::OtlpConfig;
@@ -29,12 +33,18 @@ pub(super) const GATEWAY: &str = "gateway";
 /// The role that the daemon logs in as, at both servers.
 const MONITOR: &str = "snowpit";
 const ADMIN: &str = "admin";
+/// The `application_name` of our own eyes.
+pub(super) const EYES: &str = "demo";
 
-/// PostgreSQL's limit, far enough above the pool that no scenario meets it.
-const MAX_CONNECTIONS: u32 = 120;
+/// PostgreSQL's limit, far enough above the pool and the direct sessions that no
+/// scenario meets it.
+const MAX_CONNECTIONS: u32 = 200;
 /// The pooler's servers: room for the avalanche, and for all workers of the
 /// orphan at once.
 const POOL_SIZE: u32 = 60;
+/// Between two looks at the application's metrics page; the default.
+const SCRAPE_EVERY: Duration = Duration::from_secs(5);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The default is 2 minutes; a demo has no time for it, and no daily cycle to
 /// learn.
 pub(super) const WARM_UP: f64 = 40.0;
@@ -48,7 +58,8 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) load: Load,
-    _application: Application,
+    application: Application,
+    pub(super) fleet: Fleet,
     pub(super) pooler: PgBouncer,
     pub(super) postgres: Postgres,
 }
@@ -61,14 +72,16 @@ impl Stage {
         })
         .await?;
         let roles = format!(
-            "CREATE ROLE {USER} LOGIN; CREATE ROLE {GATEWAY} LOGIN; CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor"
+            "CREATE ROLE {USER} LOGIN; CREATE ROLE {GATEWAY} LOGIN; \
+             CREATE ROLE {SCANNER} LOGIN IN ROLE pg_read_all_data; \
+             CREATE ROLE {MONITOR} LOGIN IN ROLE pg_monitor"
         );
         postgres.execute("postgres", &roles).await?;
         let database = format!("CREATE DATABASE {DATABASE} OWNER {USER}");
         postgres.execute("postgres", &database).await?;
         let owner = postgres.connect(USER, DATABASE).await?;
         owner
-            .batch_execute(SCHEMA)
+            .batch_execute(&schema())
             .await
             .map_err(ServerError::from)?;
         let pooler = PgBouncer::start(PgBouncerOptions {
@@ -84,11 +97,13 @@ impl Stage {
             ..PgBouncerOptions::default()
         })
         .await?;
-        let application = Application::start(through(&pooler, USER)).await?;
+        let application = Application::start(local(pooler.port(), USER)).await?;
         let load = Load::start(&application)?;
+        let fleet = Fleet::start(local(postgres.port(), SCANNER));
         Ok(Self {
             load,
-            _application: application,
+            application,
+            fleet,
             pooler,
             postgres,
         })
@@ -96,18 +111,18 @@ impl Stage {
 
     /// How this role reaches the database through the pooler.
     pub(super) fn database(&self, user: &str) -> tokio_postgres::Config {
-        through(&self.pooler, user)
+        local(self.pooler.port(), user)
+    }
+
+    /// How this role reaches the database past the pooler.
+    pub(super) fn directly(&self, user: &str) -> tokio_postgres::Config {
+        local(self.postgres.port(), user)
     }
 
     /// A direct session of the superuser, to see for ourselves what is staged.
     pub(super) async fn own_eyes(&self) -> Result<Client, DemoError> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host("127.0.0.1")
-            .port(self.postgres.port())
-            .user("postgres")
-            .dbname(DATABASE)
-            .application_name("demo");
+        let mut config = self.directly("postgres");
+        config.application_name(EYES);
         Ok(connect(&config).await?)
     }
 
@@ -128,14 +143,32 @@ impl Stage {
     pub(super) async fn stop(self) {
         let Self {
             load,
-            _application: application,
+            application,
+            fleet,
             pooler,
             postgres,
         } = self;
         drop(load);
+        drop(fleet);
         drop(application);
         pooler.stop().await;
         postgres.stop().await;
+    }
+
+    /// The application's metrics page.
+    fn page(&self) -> Option<ScrapeConfig> {
+        let url = format!("{}{}", self.application.url(), metrics_page::PATH);
+        Some(ScrapeConfig {
+            service: APPLICATION.into(),
+            name: APPLICATION.into(),
+            url: url.parse().ok()?,
+            interval: SCRAPE_EVERY,
+            timeout: SCRAPE_TIMEOUT,
+            credentials: Credentials::None,
+            ca_file: None,
+            metric: None,
+            route_labels: Vec::new(),
+        })
     }
 
     /// What the daemon is told: where the servers are and which application
@@ -176,7 +209,7 @@ impl Stage {
                 connection: dsn(self.pooler.port(), "pgbouncer"),
                 interval,
             }],
-            scrape: Vec::new(),
+            scrape: self.page().into_iter().collect(),
             history: keep.map(|directory| HistoryConfig {
                 directory: directory.to_owned(),
                 retention: RETENTION,
@@ -187,11 +220,11 @@ impl Stage {
     }
 }
 
-fn through(pooler: &PgBouncer, user: &str) -> tokio_postgres::Config {
+fn local(port: u16, user: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config
         .host("127.0.0.1")
-        .port(pooler.port())
+        .port(port)
         .user(user)
         .dbname(DATABASE);
     config

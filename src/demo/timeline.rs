@@ -55,6 +55,8 @@ pub(super) struct Timeline {
     terminal: bool,
     colours: bool,
     progress: Option<Instant>,
+    /// Which of several stacks tells, where there are several.
+    stack: Option<u32>,
 }
 
 impl Timeline {
@@ -71,6 +73,16 @@ impl Timeline {
             terminal,
             colours: terminal && !no_colour,
             progress: None,
+            stack: None,
+        }
+    }
+
+    /// The same timeline for one stack, whose lines carry its number.
+    pub(super) fn of_stack(&self, stack: Option<u32>) -> Self {
+        Self {
+            stack,
+            progress: None,
+            ..*self
         }
     }
 
@@ -85,22 +97,42 @@ impl Timeline {
         self.progress = None;
     }
 
+    /// What is staged next.
+    pub(super) fn title(&mut self, name: &str, description: &str) {
+        let (stack, name) = (self.stack_mark(), self.paint("1", name));
+        let blank = if self.stack.is_none() { "\n" } else { "" };
+        self.say(&format!("{blank}{stack}{name}: {description}"));
+    }
+
+    fn stack_mark(&self) -> String {
+        self.stack
+            .map_or_else(String::new, |stack| format!("[{stack}] "))
+    }
+
     /// An event, now.
     pub(super) fn tell(&mut self, mark: Mark, text: &str) {
         let word = self.paint(mark.colour(), &format!("{:<9}", mark.word()));
-        self.write(&format!("{:>6.1} s  {word} {text}\n", self.seconds()));
+        let stack = self.stack_mark();
+        self.write(&format!(
+            "{:>6.1} s  {stack}{word} {text}\n",
+            self.seconds()
+        ));
         self.progress = None;
     }
 
     /// A detail of the event before.
     pub(super) fn detail(&mut self, text: &str) {
         let text = self.paint("2", text);
-        self.write(&format!("{:20}{text}\n", ""));
+        let stack = self.stack_mark();
+        self.write(&format!("{:9}{stack}{:10} {text}\n", "", ""));
     }
 
     /// What is waited for: rewritten in place on a terminal, else a line every
-    /// ten seconds.
+    /// ten seconds; of several stacks nothing is.
     pub(super) fn progress(&mut self, text: &str) {
+        if self.stack.is_some() {
+            return;
+        }
         if self.terminal {
             let text = self.paint("2", text);
             self.write(&format!("{:>6.1} s  … {text}", self.seconds()));

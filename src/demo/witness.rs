@@ -31,12 +31,10 @@ impl Witness {
         }
     }
 
-    /// The next change of an incident of this kind, or `None` when `deadline`
-    /// comes first or the daemon ended. Incidents of other kinds are told as
-    /// what they are: nobody staged them.
-    pub(super) async fn next(
+    /// The next change of any incident, or `None` when `deadline` comes first or
+    /// the daemon ended.
+    pub(super) async fn any(
         &mut self,
-        kind: Kind,
         deadline: Instant,
         timeline: &mut Timeline,
         progress: impl Fn() -> String,
@@ -49,13 +47,31 @@ impl Witness {
             timeline.progress(&progress());
             let wait = tokio::time::timeout_at(deadline.min(now + PROGRESS), self.effects.recv());
             match wait.await {
-                Ok(Ok(effect)) if effect.incident.kind == kind => return Some(effect),
-                Ok(Ok(effect)) => self.uncalled_for(&effect, timeline),
+                Ok(Ok(effect)) => return Some(effect),
                 Ok(Err(RecvError::Closed)) => return None,
                 // Lagged: what was lost is lost; or time for progress.
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
             }
         }
+    }
+
+    /// The next change of an incident of this kind, or `None` when `deadline`
+    /// comes first or the daemon ended. Incidents of other kinds are told as
+    /// what they are: nobody staged them.
+    pub(super) async fn next(
+        &mut self,
+        kind: Kind,
+        deadline: Instant,
+        timeline: &mut Timeline,
+        progress: impl Fn() -> String,
+    ) -> Option<Arc<Effect>> {
+        while let Some(effect) = self.any(deadline, timeline, &progress).await {
+            if effect.incident.kind == kind {
+                return Some(effect);
+            }
+            self.uncalled_for(&effect, timeline);
+        }
+        None
     }
 
     /// Waits without expecting anything.
@@ -65,18 +81,15 @@ impl Witness {
         timeline: &mut Timeline,
         progress: impl Fn() -> String,
     ) {
-        while Instant::now() < deadline {
-            timeline.progress(&progress());
-            let step = deadline.min(Instant::now() + PROGRESS);
-            match tokio::time::timeout_at(step, self.effects.recv()).await {
-                Ok(Ok(effect)) => self.uncalled_for(&effect, timeline),
-                Ok(Err(RecvError::Closed)) => tokio::time::sleep_until(deadline).await,
-                Ok(Err(RecvError::Lagged(_))) | Err(_) => {}
-            }
+        while let Some(effect) = self.any(deadline, timeline, &progress).await {
+            self.uncalled_for(&effect, timeline);
         }
+        // The daemon may have ended, and said nothing more.
+        tokio::time::sleep_until(deadline).await;
     }
 
-    fn uncalled_for(&mut self, effect: &Effect, timeline: &mut Timeline) {
+    /// Notes an incident that nobody staged.
+    pub(super) fn uncalled_for(&mut self, effect: &Effect, timeline: &mut Timeline) {
         if effect.event == Event::Opened {
             let summary = &effect.incident.summary;
             timeline.tell(Mark::Wrong, &format!("not staged: {summary}"));
