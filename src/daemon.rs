@@ -148,8 +148,9 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
 
     let names = config.settings.targets.clone();
     let reader = SeriesReader::new(questions, history);
-    let state =
-        web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names).with_series(reader);
+    let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names)
+        .with_series(reader)
+        .with_effects(effects.subscribe());
     let web_stop = CancellationToken::new();
     let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
 

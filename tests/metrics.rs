@@ -855,7 +855,7 @@ async fn shutdown_ends_the_server_though_a_connection_is_open() {
 
 #[tokio::test]
 async fn idle_connections_are_bounded_and_a_free_place_is_used() {
-    const LIMIT: usize = 256;
+    const LIMIT: usize = 700;
     let site = full_site().await;
     let address = site.url.trim_start_matches("http://").to_owned();
     let mut idle = Vec::new();

@@ -10,6 +10,7 @@ pub mod book;
 pub mod holds;
 pub mod names;
 pub mod quantity;
+pub mod usual;
 pub mod view;
 
 use std::collections::BTreeMap;

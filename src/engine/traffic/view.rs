@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Traffic;
 use super::book::{Book, Track};
+use super::usual::{Usual, trend, usual};
 use crate::sample::{TrafficVia, UnixSeconds};
 
 /// Routes shown of all services together: the ones with most at a time.
@@ -49,6 +50,9 @@ pub struct RouteView {
     pub targets: Arc<[String]>,
     /// Never added up: the same requests told of in several ways.
     pub sources: Vec<ViaView>,
+    /// Requests at a time by the minute, of the last half hour and the source
+    /// that is believed first; `None` where nothing is known.
+    pub trend: Vec<Option<f64>>,
 }
 
 /// One way's figures. Times in seconds, rates a second.
@@ -68,6 +72,8 @@ pub struct ViaView {
     pub in_flight: Option<f64>,
     /// Requests at a time: the gauge, or rate × duration (Little's law).
     pub concurrency: f64,
+    /// The same as it usually is; `None` while too little is known.
+    pub usual: Option<Usual>,
 }
 
 impl RouteView {
@@ -119,6 +125,7 @@ pub(super) fn make(traffic: &Traffic, targets: &[&str]) -> TrafficView {
                 route,
                 targets,
                 sources,
+                trend: Vec::new(),
             }
         }));
         let counted = PREFERRED.iter().find_map(|via| ways.get(via));
@@ -134,7 +141,7 @@ pub(super) fn make(traffic: &Traffic, targets: &[&str]) -> TrafficView {
         );
     }
     let left_out = cut(&mut routes, SHOWN, RouteView::concurrency).len();
-    put_quantiles(&mut routes, traffic);
+    put_details(&mut routes, traffic);
     let rest = cut(&mut totals, COUNTERS, |total| total.requests);
     TrafficView {
         routes,
@@ -144,18 +151,25 @@ pub(super) fn make(traffic: &Traffic, targets: &[&str]) -> TrafficView {
     }
 }
 
-/// Only for what is shown: a quantile costs microseconds.
-fn put_quantiles(routes: &mut [RouteView], traffic: &Traffic) {
+/// Only for what is shown: each costs microseconds.
+fn put_details(routes: &mut [RouteView], traffic: &Traffic) {
     for route in routes {
         let Some(ways) = traffic.services().get(&*route.service) else {
             continue;
         };
         for source in &mut route.sources {
-            let track = ways
-                .get(&source.via)
-                .and_then(|book| book.track(&route.route));
-            if let Some(holds) = track.and_then(|track| track.holds.as_ref()) {
+            let Some(book) = ways.get(&source.via) else {
+                continue;
+            };
+            let Some(track) = book.track(&route.route) else {
+                continue;
+            };
+            if let Some(holds) = &track.holds {
                 [source.p50, source.p99] = holds.quantiles([0.5, 0.99]);
+            }
+            source.usual = usual(book, track);
+            if route.trend.is_empty() {
+                route.trend = trend(book, track);
             }
         }
     }
@@ -193,6 +207,7 @@ fn figures(via: TrafficVia, book: &Book, track: &Track) -> ViaView {
             .and_then(|database| mean(database.sum(from, to))),
         p50: None,
         p99: None,
+        usual: None,
         in_flight,
         concurrency: in_flight.unwrap_or(seconds / (to - from).max(1.0)),
     }

@@ -1,16 +1,22 @@
-//! The HTTP interface: metrics, health, the JSON API.
+//! The HTTP interface: metrics, health, the JSON API, the page.
 //!
 //! Invariants: every handler reads the last snapshot and counters of our own,
 //! so no request waits for a database; nothing is accepted but GET and HEAD
 //! without a body; every error is JSON with the fitting status.
 
 mod api;
+mod assets;
+mod changes;
 mod error;
+mod events;
 mod incidents;
+mod now;
 mod routes;
 mod series;
 mod serve;
+mod stalled;
 mod status;
+mod targets;
 
 use std::sync::Arc;
 
@@ -19,18 +25,21 @@ use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::engine::Snapshot;
+use crate::engine::incident::Effect;
 use crate::expose::history::SeriesReader;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
 use crate::observe::health::Health;
 use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
 
+use changes::Changes;
 use error::ApiError;
+use events::Hub;
 pub use serve::serve;
 
 /// What the handlers read.
@@ -42,6 +51,10 @@ pub struct WebState {
     /// Names of the configured targets.
     targets: Vec<String>,
     series: Option<SeriesReader>,
+    /// Taken by the task that follows them.
+    effects: Option<broadcast::Receiver<Arc<Effect>>>,
+    hub: Hub,
+    changes: Changes,
     started_at: UnixSeconds,
 }
 
@@ -54,13 +67,18 @@ impl WebState {
         ticks: Arc<EngineTicks>,
         targets: Vec<String>,
     ) -> Self {
+        let started_at = unix_now();
         Self {
             snapshot,
             health,
             ticks,
             targets,
             series: None,
-            started_at: unix_now(),
+            effects: None,
+            // Milliseconds: no two lives of the program begin in the same.
+            hub: Hub::new((started_at * 1e3) as u64),
+            changes: Changes::default(),
+            started_at,
         }
     }
 
@@ -71,22 +89,34 @@ impl WebState {
         self
     }
 
+    /// Changes of incidents come from there.
+    #[must_use]
+    pub fn with_effects(mut self, effects: broadcast::Receiver<Arc<Effect>>) -> Self {
+        self.effects = Some(effects);
+        self
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
 }
 
 /// Every path that snowpit answers.
-pub fn router(state: WebState) -> Router {
-    Router::new()
-        .route("/", get(index))
+fn router(state: Arc<WebState>) -> Router {
+    let mut router = Router::new();
+    for path in assets::paths() {
+        router = router.route(path, get(assets::serve));
+    }
+    router
         .route("/metrics", get(metrics_page))
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(status::ready))
         .route("/api/v1/status", get(status::status))
-        .route("/api/v1/targets", get(status::targets))
+        .route("/api/v1/targets", get(targets::list))
         .route("/api/v1/incidents", get(incidents::list))
         .route("/api/v1/incidents/{id}", get(incidents::one))
+        .route("/api/v1/incidents/{id}/changes", get(changes::changes))
+        .route("/api/v1/events", get(events::events))
         .route("/api/v1/locks", get(api::locks))
         .route("/api/v1/series", get(series::series))
         .route("/api/v1/advisory-locks", get(api::advisory_locks))
@@ -101,7 +131,7 @@ pub fn router(state: WebState) -> Router {
             )
         })
         .layer(middleware::from_fn(harden))
-        .with_state(Arc::new(state))
+        .with_state(state)
 }
 
 async fn metrics_page(
@@ -142,12 +172,9 @@ async fn metrics_page(
     Ok((headers, body).into_response())
 }
 
-async fn index() -> Html<&'static str> {
-    Html(include_str!("index.html"))
-}
-
-/// Nothing here takes a body, and nothing here may be framed, cached or read
-/// as another type than it says.
+/// Nothing here takes a body, and nothing here may be framed or read as another
+/// type than it says. What does not say otherwise is not cached, and may do
+/// nothing in a browser.
 async fn harden(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let announced = headers
@@ -158,10 +185,14 @@ async fn harden(request: Request, next: Next) -> Response {
     } else {
         next.run(request).await
     };
-    const FIXED: [(HeaderName, &str); 5] = [
+    const FIXED: [(HeaderName, &str); 6] = [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
         (header::CACHE_CONTROL, "no-store"),
         (
             header::CONTENT_SECURITY_POLICY,
@@ -169,9 +200,10 @@ async fn harden(request: Request, next: Next) -> Response {
         ),
     ];
     for (name, value) in FIXED {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        let headers = response.headers_mut();
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     }
     response
 }

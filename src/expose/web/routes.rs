@@ -130,6 +130,7 @@ fn shown(route: &RouteView, snapshot: &Snapshot) -> Value {
         "route": &*route.route,
         "concurrency": route.concurrency(),
         "targets": targets,
+        "trend": route.trend,
         "sources": route.sources.iter().map(source).collect::<Vec<_>>(),
     })
 }
@@ -146,5 +147,12 @@ fn source(via: &ViaView) -> Value {
         "database_seconds": via.database,
         "in_flight": via.in_flight,
         "concurrency": via.concurrency,
+        "usual": via.usual.map(|usual| {
+            json!({
+                "requests_per_second": usual.rate,
+                "hold_seconds": usual.hold,
+                "concurrency": usual.concurrency,
+            })
+        }),
     })
 }

@@ -12,11 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{WebState, router};
+use super::stalled::Impatient;
+use super::{WebState, events, router};
 
-/// Connections at one time. A few scrapers and people need a dozen; beyond this
-/// new ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 256;
+/// Connections at one time. An open page takes one for its events and a second
+/// for what it asks; beyond this new ones wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 700;
 
 /// How long a connection may take to send a request head, and how long it may
 /// idle before one. Longer than the usual scrape intervals below it, so that a
@@ -35,7 +36,15 @@ const GRACE: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the token is cancelled, then lets open requests finish.
-pub async fn serve(listener: TcpListener, state: WebState, shutdown: CancellationToken) {
+pub async fn serve(listener: TcpListener, mut state: WebState, shutdown: CancellationToken) {
+    let effects = state.effects.take();
+    let state = Arc::new(state);
+    // It ends the streams of events at shutdown, which no one else would.
+    tokio::spawn(events::follow(
+        Arc::clone(&state),
+        effects,
+        shutdown.clone(),
+    ));
     let service = TowerToHyperService::new(router(state));
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
@@ -54,7 +63,8 @@ pub async fn serve(listener: TcpListener, state: WebState, shutdown: Cancellatio
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+                let connection =
+                    http.serve_connection(TokioIo::new(Impatient::new(stream)), service.clone());
                 let connection = graceful.watch(connection);
                 tokio::spawn(async move {
                     if let Err(error) = connection.await {

@@ -1,5 +1,4 @@
-//! `/-/ready`, `/api/v1/status` and `/api/v1/targets`: how the daemon is, and
-//! what it watches.
+//! `/-/ready` and `/api/v1/status`: how the daemon is.
 
 use std::sync::Arc;
 
@@ -10,8 +9,6 @@ use serde_json::{Value, json};
 
 use super::WebState;
 use super::error::ApiError;
-use crate::engine::Snapshot;
-use crate::engine::snapshot::TargetView;
 use crate::expose::metrics::REVISION;
 use crate::observe::health::SourceHealth;
 use crate::observe::poll::unix_now;
@@ -42,6 +39,7 @@ pub(super) async fn status(State(state): State<Arc<WebState>>) -> Json<Value> {
         "started_at": state.started_at,
         "uptime_seconds": (unix_now() - state.started_at).max(0.0),
         "sources": state.health.snapshot().iter().map(source).collect::<Vec<_>>(),
+        "pages": state.hub.subscribers(),
         "engine": {
             "at": snapshot.at,
             "open_incidents": snapshot.open.len(),
@@ -74,55 +72,5 @@ fn source(source: &SourceHealth) -> Value {
         },
         "failures": failures,
         "dropped_samples": source.dropped,
-    })
-}
-
-/// The configured servers, those included that never answered.
-pub(super) async fn targets(State(state): State<Arc<WebState>>) -> Json<Value> {
-    let snapshot = state.snapshot();
-    let targets: Vec<Value> = state
-        .targets
-        .iter()
-        .map(|name| target(&snapshot, name))
-        .collect();
-    Json(json!({ "at": snapshot.at, "targets": targets }))
-}
-
-fn target(snapshot: &Snapshot, name: &str) -> Value {
-    let unseen = Arc::new(TargetView::default());
-    let view = snapshot.targets.get(name).unwrap_or(&unseen);
-    let server = view.report.server.clone().unwrap_or_default();
-    let connections: u64 = view
-        .report
-        .groups
-        .iter()
-        .map(|group| u64::from(group.count))
-        .sum();
-    let poolers: Vec<&String> = snapshot
-        .poolers
-        .iter()
-        .filter(|(_, pooler)| pooler.report.target == name)
-        .map(|(pooler, _)| pooler)
-        .collect();
-    let open: Vec<&str> = snapshot
-        .open
-        .iter()
-        .filter(|incident| incident.target == name)
-        .map(|incident| incident.id.as_str())
-        .collect();
-    json!({
-        "name": name,
-        "fresh": view.fresh,
-        "at": (view.at > 0.0).then_some(view.at),
-        "version": server.version,
-        "started_at": server.started_at,
-        "in_recovery": server.in_recovery,
-        "max_connections": server.max_connections,
-        "reserved_connections": server.reserved_connections,
-        "connections": (view.at > 0.0).then_some(connections),
-        "expected": view.band.map(|band| band.expected),
-        "upper": view.band.map(|band| band.upper),
-        "poolers": poolers,
-        "open_incidents": open,
     })
 }
