@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Impatient {
     stream: TcpStream,
+    patience: Duration,
     /// Runs while a write waits.
     limit: Option<Pin<Box<Sleep>>>,
 }
@@ -28,6 +29,7 @@ impl Impatient {
     pub(super) fn new(stream: TcpStream) -> Self {
         Self {
             stream,
+            patience: PATIENCE,
             limit: None,
         }
     }
@@ -41,9 +43,10 @@ impl Impatient {
             self.limit = None;
             return written;
         }
-        let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(PATIENCE)));
+        let patience = self.patience;
+        let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(limit.as_mut().poll(context));
-        limit.as_mut().reset(Instant::now() + PATIENCE);
+        limit.as_mut().reset(Instant::now() + patience);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -97,16 +100,17 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_does_not_read_is_given_up() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (silent, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let mut stream = Impatient::new(accepted.unwrap().0);
+        stream.patience = Duration::from_millis(200);
         let began = Instant::now();
         let written = stream.write_all(&vec![0; 64 << 20]).await;
         assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert!(began.elapsed() >= PATIENCE, "{:?}", began.elapsed());
+        assert!(began.elapsed() >= stream.patience, "{:?}", began.elapsed());
         drop(silent);
     }
 }
