@@ -22,12 +22,14 @@ use crate::config::Config;
 use crate::engine::incident::{Effect, Event};
 use crate::engine::series::millis;
 use crate::engine::{Engine, Snapshot};
+use crate::expose::alertmanager::Pushers;
 use crate::expose::history::{
     DirectoryError, HAND_OVER_EVERY, History, Keeper, Question, SeriesReader,
 };
 use crate::expose::journal::{Journal, JournalError, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
+use crate::observe::PollError;
 use crate::observe::health::Health;
 use crate::observe::otlp::{Listeners, OtlpConfig};
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
@@ -78,6 +80,8 @@ pub enum DaemonError {
     },
     #[error(transparent)]
     History(#[from] DirectoryError),
+    #[error("alerts cannot be pushed: {0}; mend [alertmanager] ca_file")]
+    Push(#[from] PollError),
     #[error(
         "the {0} ended by a fault of snowpit's own; start it again, and report what is logged above"
     )]
@@ -95,6 +99,7 @@ pub struct RunningDaemon {
     pollers: CancellationToken,
     poller_tasks: TaskTracker,
     engine: JoinHandle<()>,
+    pushers: Pushers,
     listener: CancellationToken,
     web: JoinHandle<()>,
 }
@@ -146,11 +151,13 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
     let poller_tasks = start_pollers(&config, samples, &clients_wanted, &health, &pollers);
     poller_tasks.spawn(otlp);
 
+    let pushers = Pushers::start(&config.alertmanager, &snapshot)?;
     let names = config.settings.targets.clone();
     let reader = SeriesReader::new(questions, history);
     let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names)
         .with_series(reader)
-        .with_effects(effects.subscribe());
+        .with_effects(effects.subscribe())
+        .with_pushes(pushers.health());
     let web_stop = CancellationToken::new();
     let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
 
@@ -175,6 +182,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         pollers,
         poller_tasks,
         engine,
+        pushers,
         listener: web_stop,
         web,
     })
@@ -457,6 +465,7 @@ impl RunningDaemon {
         if !ended_within(grace, self.engine).await {
             tracing::warn!("the engine did not stop in time");
         }
+        self.pushers.stop(grace).await;
         self.listener.cancel();
         if !ended_within(grace, self.web).await {
             tracing::warn!("open HTTP connections were cut");

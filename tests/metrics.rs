@@ -17,6 +17,7 @@ use snowpit::engine::locks::{
 use snowpit::engine::settings::Service;
 use snowpit::engine::snapshot::{Band, PoolerView, RouteSessions, TargetView};
 use snowpit::engine::traffic::{Traffic, TrafficView};
+use snowpit::expose::alertmanager::PushHealth;
 use snowpit::expose::metrics::{EngineTicks, LABEL_CHARS, table};
 use snowpit::expose::web::{WebState, serve};
 use snowpit::observe::PollError;
@@ -50,7 +51,8 @@ impl Site {
         let ticks = Arc::new(EngineTicks::default());
         ticks.record(Duration::from_micros(300));
         let targets = vec!["main".to_owned(), "second".to_owned()];
-        let state = WebState::new(receiver, health.clone(), ticks, targets);
+        let pushes = PushHealth::new(["alertmanager:9093".to_owned()].into_iter());
+        let state = WebState::new(receiver, health.clone(), ticks, targets).with_pushes(pushes);
         snowpit::observe::tls::use_ring();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use super::alertmanager;
 use super::dsn::{self, Dsn, DsnError, Kind};
 use super::problem::{Problems, Show, nearest};
 use super::reader::{Environment, Text};
@@ -45,6 +46,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
     let pgbouncer = checker.pgbouncer(&file.pgbouncer, &targets);
     checker.same_server(&postgres, &pgbouncer);
     let scrape = scrape::check(&file.services, problems);
+    let alertmanager = alertmanager::check(&file.alertmanager, problems);
     let history = checker.history(&file.history);
     let settings = Settings {
         poolers: pgbouncer
@@ -66,6 +68,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
         listen,
         otlp,
         telemetry_endpoint,
+        alertmanager,
         postgres,
         pgbouncer,
         scrape,

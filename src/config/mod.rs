@@ -4,6 +4,7 @@
 //! `check` says how they fit together. Both add to one list of problems, so
 //! that one look at the file reports everything that is wrong with it.
 
+mod alertmanager;
 mod check;
 mod dsn;
 mod password;
@@ -19,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use alertmanager::{AlertmanagerConfig, AlertmanagerUrl};
 pub use dsn::{Dsn, DsnError, SslMode};
 pub use problem::{ConfigError, ConfigErrors, Place};
 pub use scrape::{Credentials, ScrapeConfig, Secret};
@@ -54,6 +56,8 @@ pub struct Config {
     /// Base address of the OTLP receiver for our own traces; `None`: there are
     /// none.
     pub telemetry_endpoint: Option<String>,
+    /// Where alerts are pushed to.
+    pub alertmanager: AlertmanagerConfig,
     pub postgres: Vec<PostgresConfig>,
     pub pgbouncer: Vec<PgbouncerConfig>,
     /// The applications' metrics pages, in the order of their services.
@@ -170,6 +174,7 @@ impl Config {
             listen: DEFAULT_LISTEN,
             otlp: OtlpConfig::default(),
             telemetry_endpoint: None,
+            alertmanager: AlertmanagerConfig::default(),
             postgres: vec![PostgresConfig {
                 name: SINGLE_TARGET.to_owned(),
                 connection,

@@ -13,7 +13,7 @@ use reqwest::Url;
 
 use super::problem::{Problems, Show};
 use super::reader::Text;
-use super::shape;
+use super::shape::{self, Login};
 
 /// One metrics page.
 #[derive(Debug, Clone)]
@@ -84,14 +84,15 @@ pub(super) fn check(services: &[shape::Service], problems: &Problems) -> Vec<Scr
         let (Some(name), Some(scrape)) = (&service.name, &service.scrape) else {
             continue;
         };
-        let credentials = credentials(&name.written, scrape, problems);
+        let owner = format!("[[service]] \"{}\": scrape", name.written);
+        let credentials = credentials(&owner, &scrape.login, problems);
         if let Some(text) = scrape.route_labels.get(2) {
             let message = "at most two labels make a route: that of the route, or controller and action; the method is found by itself";
             problems.at(text.span.clone(), Show::Span, message);
         }
         let several = scrape.urls.len() > 1;
         for text in &scrape.urls {
-            let Some((url, inline)) = address(text, problems) else {
+            let Some((url, inline)) = address("url", text, problems) else {
                 continue;
             };
             let host = url.host_str().unwrap_or_default();
@@ -107,7 +108,7 @@ pub(super) fn check(services: &[shape::Service], problems: &Problems) -> Vec<Scr
                 url,
                 interval: scrape.interval,
                 timeout: scrape.timeout,
-                ca_file: path(scrape.ca_file.as_ref()),
+                ca_file: path(scrape.login.ca_file.as_ref()),
                 metric: scrape.metric.as_ref().map(|metric| metric.value.clone()),
                 route_labels: scrape
                     .route_labels
@@ -131,16 +132,24 @@ pub(super) fn check(services: &[shape::Service], problems: &Problems) -> Vec<Scr
     checked
 }
 
-/// The address without its user and password, and these.
-fn address(text: &Text, problems: &Problems) -> Option<(Url, Option<Credentials>)> {
+/// The address under `key` without its user and password, and these.
+pub(super) fn address(
+    key: &str,
+    text: &Text,
+    problems: &Problems,
+) -> Option<(Url, Option<Credentials>)> {
     // A password may stand in it, so nothing of it is printed.
-    let refuse = |message: &str| problems.at(text.span.clone(), Show::Nothing, message);
+    let refuse = |message: String| problems.at(text.span.clone(), Show::Nothing, message);
     let Ok(mut url) = Url::parse(&text.value) else {
-        refuse("\"url\" must be an address such as \"http://registry:8000/metrics\"");
+        refuse(format!(
+            "\"{key}\" must be an address such as \"http://registry:8000/metrics\""
+        ));
         return None;
     };
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        refuse("\"url\" must begin with http:// or https:// and a host");
+        refuse(format!(
+            "\"{key}\" must begin with http:// or https:// and a host"
+        ));
         return None;
     }
     let decoded = |part: &str| {
@@ -160,11 +169,11 @@ fn address(text: &Text, problems: &Problems) -> Option<(Url, Option<Credentials>
     Some((url, inline))
 }
 
-fn credentials(service: &str, scrape: &shape::Scrape, problems: &Problems) -> Credentials {
+pub(super) fn credentials(owner: &str, login: &Login, problems: &Problems) -> Credentials {
     for text in [
-        &scrape.password_file,
-        &scrape.bearer_token_file,
-        &scrape.ca_file,
+        &login.password_file,
+        &login.bearer_token_file,
+        &login.ca_file,
     ]
     .into_iter()
     .flatten()
@@ -174,22 +183,22 @@ fn credentials(service: &str, scrape: &shape::Scrape, problems: &Problems) -> Cr
             problems.at(text.span.clone(), Show::Span, message);
         }
     }
-    let password = path(scrape.password_file.as_ref());
-    if let Some(token) = path(scrape.bearer_token_file.as_ref()) {
-        if scrape.username.is_some() || password.is_some() {
+    let password = path(login.password_file.as_ref());
+    if let Some(token) = path(login.bearer_token_file.as_ref()) {
+        if login.username.is_some() || password.is_some() {
             problems.warn(format!(
-                "[[service]] \"{service}\": scrape has a bearer_token_file, so its username and password_file are not used"
+                "{owner} has a bearer_token_file, so its username and password_file are not used"
             ));
         }
         return Credentials::Bearer(token);
     }
-    match (&scrape.username, password) {
+    match (&login.username, password) {
         (Some(username), password) => Credentials::Basic {
             username: username.value.clone(),
             password: password.map_or(Secret::Absent, Secret::File),
         },
         (None, Some(_)) => {
-            let text = scrape.password_file.as_ref();
+            let text = login.password_file.as_ref();
             let span = text.map_or(0..0, |text| text.span.clone());
             problems.at(
                 span,
@@ -202,6 +211,6 @@ fn credentials(service: &str, scrape: &shape::Scrape, problems: &Problems) -> Cr
     }
 }
 
-fn path(text: Option<&Text>) -> Option<PathBuf> {
+pub(super) fn path(text: Option<&Text>) -> Option<PathBuf> {
     text.map(|text| PathBuf::from(&text.value))
 }

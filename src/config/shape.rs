@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::alertmanager;
 use super::reader::{Table, Text};
 use crate::engine::settings::{
     ConnectionAvalanche, ConnectionHeadroom, Detect, GhostWaiter, HiddenDeadlock,
@@ -56,6 +57,7 @@ pub(super) struct File {
     pub(super) history: History,
     pub(super) otlp: Otlp,
     pub(super) telemetry_endpoint: Option<Text>,
+    pub(super) alertmanager: alertmanager::Section,
     pub(super) detect: Detect,
 }
 
@@ -90,12 +92,17 @@ pub(super) struct Scrape {
     pub(super) urls: Vec<Text>,
     pub(super) interval: Duration,
     pub(super) timeout: Duration,
+    pub(super) login: Login,
+    pub(super) metric: Option<Text>,
+    pub(super) route_labels: Vec<Text>,
+}
+
+/// Who we are to a server of HTTP, and whom we trust.
+pub(super) struct Login {
     pub(super) username: Option<Text>,
     pub(super) password_file: Option<Text>,
     pub(super) bearer_token_file: Option<Text>,
     pub(super) ca_file: Option<Text>,
-    pub(super) metric: Option<Text>,
-    pub(super) route_labels: Vec<Text>,
 }
 
 /// `[history]`
@@ -131,9 +138,10 @@ pub(super) fn read(root: Table<'_>) -> File {
         history: read_history(root.child("history")),
         otlp: read_otlp(root.child("otlp")),
         telemetry_endpoint: read_telemetry(root.child("telemetry")),
+        alertmanager: alertmanager::read(root.child("alertmanager")),
         detect: read_detect(root.child("detect")),
     };
-    root.unsupported(&["alertmanager", "remote_write"]);
+    root.unsupported(&["remote_write"]);
     root.finish();
     file
 }
@@ -187,15 +195,21 @@ fn read_scrape(table: Table<'_>) -> Scrape {
         urls: table.one_or_more("url"),
         interval: table.duration("interval", DEFAULT_SCRAPE_INTERVAL, SCRAPE_INTERVALS),
         timeout: table.duration("timeout", DEFAULT_SCRAPE_TIMEOUT, TIMEOUTS),
-        username: table.text("username"),
-        password_file: table.text("password_file"),
-        bearer_token_file: table.text("bearer_token_file"),
-        ca_file: table.text("ca_file"),
+        login: read_login(&table),
         metric: table.text("metric"),
         route_labels: table.texts("route_labels").unwrap_or_default(),
     };
     table.finish();
     scrape
+}
+
+pub(super) fn read_login(table: &Table<'_>) -> Login {
+    Login {
+        username: table.text("username"),
+        password_file: table.text("password_file"),
+        bearer_token_file: table.text("bearer_token_file"),
+        ca_file: table.text("ca_file"),
+    }
 }
 
 fn read_history(table: Table<'_>) -> History {

@@ -17,7 +17,7 @@ use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
 };
 use crate::config::{
-    Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, ScrapeConfig, SslMode,
+    AlertmanagerConfig, Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, ScrapeConfig, SslMode,
 };
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
@@ -198,6 +198,7 @@ impl Stage {
             listen,
             otlp: OtlpConfig::default(),
             telemetry_endpoint: None,
+            alertmanager: AlertmanagerConfig::default(),
             postgres: vec![PostgresConfig {
                 name: TARGET.into(),
                 connection: dsn(self.postgres.port(), "postgres"),

@@ -1,8 +1,9 @@
-//! The edges out: metrics, the HTTP interface, the log.
+//! The edges out: metrics, the HTTP interface, alerts, the log.
 //!
 //! Invariant: everything here reads the last snapshot and counters of our own;
 //! nothing waits for a source, so a scrape costs the databases nothing.
 
+pub mod alertmanager;
 pub mod history;
 pub mod journal;
 pub mod log;

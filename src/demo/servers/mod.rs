@@ -1,4 +1,5 @@
-//! Private servers of the real programs: PostgreSQL, PgBouncer, Prometheus.
+//! Private servers of the real programs: PostgreSQL, PgBouncer, Prometheus,
+//! Alertmanager.
 //!
 //! The demo and every live test start their servers here and nowhere else.
 //! Invariants: a server listens on loopback only, on a port that was free; it
@@ -17,11 +18,13 @@ use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 
+pub mod alertmanager;
 pub mod pgbouncer;
 pub mod postgres;
 mod process;
 pub mod prometheus;
 
+pub use alertmanager::Alertmanager;
 pub use pgbouncer::{Alias, PgBouncer, PgBouncerOptions, PoolerAuth};
 pub use postgres::{Postgres, PostgresAuth, PostgresOptions, connect};
 pub use prometheus::Prometheus;

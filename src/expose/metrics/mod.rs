@@ -13,6 +13,7 @@ mod locks;
 mod openmetrics;
 mod page;
 mod pools;
+mod pushes;
 mod routes;
 mod self_health;
 pub mod table;
@@ -21,6 +22,7 @@ mod text;
 pub use format::Format;
 pub use history::put_history;
 pub use page::{Buckets, Family, LABEL_CHARS, Metric, Page, Type, Value};
+pub use pushes::put_pushes;
 pub use self_health::{EngineTicks, REVISION, put_engine, put_losses, put_rejections, put_sources};
 
 use crate::engine::Snapshot;

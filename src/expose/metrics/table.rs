@@ -58,6 +58,15 @@ metrics! {
     HISTORY_FAILURES = Counter "snowpit_history_failures_total"
         ["reason"]
         "What went wrong with the history on disk: write (tried again), read, damaged (file set aside), lost (block given up)";
+    ALERTMANAGER_ALERTS = Gauge "snowpit_alertmanager_alerts"
+        ["alertmanager"]
+        "Alerts that are firing there by direct push";
+    ALERTMANAGER_REQUESTS = Counter "snowpit_alertmanager_requests_total"
+        ["alertmanager"]
+        "Requests with alerts that were accepted";
+    ALERTMANAGER_FAILURES = Counter "snowpit_alertmanager_failures_total"
+        ["alertmanager", "reason"]
+        "Requests with alerts that were not: connect, timeout, tls, rejected, error";
     ENGINE_TICK = Histogram "snowpit_engine_tick_seconds"
         []
         "Time that the engine takes for one sample";

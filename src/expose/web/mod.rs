@@ -12,6 +12,7 @@ mod events;
 mod incidents;
 mod now;
 mod routes;
+pub mod runbooks;
 mod series;
 mod serve;
 mod stalled;
@@ -31,6 +32,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::engine::Snapshot;
 use crate::engine::incident::Effect;
+use crate::expose::alertmanager::PushHealth;
 use crate::expose::history::SeriesReader;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
 use crate::observe::health::Health;
@@ -55,6 +57,7 @@ pub struct WebState {
     effects: Option<broadcast::Receiver<Arc<Effect>>>,
     hub: Hub,
     changes: Changes,
+    pushes: PushHealth,
     started_at: UnixSeconds,
 }
 
@@ -79,6 +82,7 @@ impl WebState {
             hub: Hub::new((started_at * 1e3) as u64),
             changes: Changes::default(),
             started_at,
+            pushes: PushHealth::default(),
         }
     }
 
@@ -93,6 +97,10 @@ impl WebState {
     #[must_use]
     pub fn with_effects(mut self, effects: broadcast::Receiver<Arc<Effect>>) -> Self {
         self.effects = Some(effects);
+    /// What becomes of the alerts that are pushed.
+    #[must_use]
+    pub fn with_pushes(mut self, pushes: PushHealth) -> Self {
+        self.pushes = pushes;
         self
     }
 
@@ -121,6 +129,7 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/api/v1/series", get(series::series))
         .route("/api/v1/advisory-locks", get(api::advisory_locks))
         .route("/api/v1/routes", get(routes::list))
+        .route("/runbooks/{name}", get(runbooks::one))
         .fallback(|| async {
             ApiError::not_found("there is nothing at this path; / lists what is")
         })
@@ -149,6 +158,7 @@ async fn metrics_page(
     let mut page = Page::default();
     metrics::put_engine(&mut page, &state.ticks);
     metrics::put_sources(&mut page, &state.health.snapshot());
+    metrics::put_pushes(&mut page, &state.pushes);
     metrics::put_losses(&mut page, &state.health.losses());
     let snapshot = state.snapshot();
     metrics::put_rejections(

@@ -366,7 +366,11 @@ fn redirected_to(answer: &Response) -> String {
 }
 
 /// The one line of a file.
-async fn secret(key: &str, file: &Path) -> Result<String, PollError> {
+/// A secret from its file, read anew each time so that a rotated one is taken up.
+///
+/// # Errors
+/// The file cannot be read, or holds more than one line.
+pub async fn secret(key: &str, file: &Path) -> Result<String, PollError> {
     let problem = |what: String| {
         PollError::new(
             FailureReason::Auth,

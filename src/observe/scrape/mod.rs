@@ -27,6 +27,7 @@ use crate::observe::traffic::Account;
 use crate::observe::{PollError, Source};
 use crate::sample::{FailureReason, Report, TrafficReport, TrafficVia};
 use client::Client;
+pub use client::secret;
 use page::{Page, Wanted};
 use tracker::Tracker;
 

@@ -1,0 +1,185 @@
+//! Alerts straight to Alertmanager, as its API v2 takes them.
+//!
+//! Invariants: the labels are those of the rules in `alerts/`, made of target and
+//! kind alone, so that two snowpits on one target, or push and rules together,
+//! are one alert. What is sent is the state of the newest snapshot: nothing is
+//! queued, so nothing grows while an Alertmanager is away, and the engine never
+//! waits. An alert that is open is sent again long before it expires, and expires
+//! soon after we are gone for good. Each Alertmanager has a task of its own.
+
+mod alert;
+mod client;
+mod health;
+mod mark;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use health::{Failure, PushHealth, State};
+
+use crate::config::{AlertmanagerConfig, AlertmanagerUrl};
+use crate::engine::Snapshot;
+use crate::observe::poll::unix_now;
+use crate::observe::{PollError, tls};
+use alert::Link;
+use client::Client;
+use mark::Marks;
+
+/// An alert is looked after this often when nothing comes from the engine.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The longest pause after failures: an Alertmanager that is back is told within
+/// half a minute.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Alerts in one request: a few megabytes at most, since each is bounded.
+const BATCH: usize = 64;
+
+/// The tasks that push.
+#[derive(Debug)]
+pub struct Pushers {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    health: PushHealth,
+}
+
+impl Pushers {
+    /// Starts one task for each Alertmanager. `snapshot` has the incidents that
+    /// were open before a restart already.
+    ///
+    /// # Errors
+    /// When the certificates to trust cannot be read.
+    pub fn start(
+        config: &AlertmanagerConfig,
+        snapshot: &watch::Receiver<Arc<Snapshot>>,
+    ) -> Result<Self, PollError> {
+        tls::use_ring();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let health = PushHealth::new(config.urls.iter().map(|url| url.name.clone()));
+        for url in &config.urls {
+            let client = Client::new(url, config.ca_file.as_deref())?;
+            let pusher = Pusher::new(url, client, config, snapshot.clone(), health.clone());
+            tasks.spawn(pusher.run(stop.clone()));
+        }
+        tasks.close();
+        Ok(Self {
+            tasks,
+            stop,
+            health,
+        })
+    }
+
+    /// What becomes of the requests.
+    pub fn health(&self) -> PushHealth {
+        self.health.clone()
+    }
+
+    /// Sends what has changed last, and waits for it no longer than `grace`. What
+    /// is open stays open: the next start goes on with it.
+    pub async fn stop(self, grace: Duration) {
+        self.stop.cancel();
+        if tokio::time::timeout(grace, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("an Alertmanager did not take the last change in time");
+        }
+    }
+}
+
+/// The way to one Alertmanager.
+struct Pusher {
+    name: String,
+    client: Client,
+    link: Link,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+    health: PushHealth,
+    marks: Marks,
+    failures: u32,
+    not_before: Instant,
+}
+
+impl Pusher {
+    fn new(
+        url: &AlertmanagerUrl,
+        client: Client,
+        config: &AlertmanagerConfig,
+        snapshot: watch::Receiver<Arc<Snapshot>>,
+        health: PushHealth,
+    ) -> Self {
+        let marks = Marks::new(&snapshot.borrow(), unix_now());
+        Self {
+            name: url.name.clone(),
+            client,
+            link: Link::new(config.external_url.clone()),
+            snapshot,
+            health,
+            marks,
+            failures: 0,
+            not_before: Instant::now(),
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        // What was open before is sent at once.
+        self.snapshot.mark_changed();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                // Without an engine there is no news, and no end either.
+                changed = self.snapshot.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep(TICK) => {}
+            }
+            if Instant::now() >= self.not_before {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = self.push() => {}
+                }
+            }
+        }
+        if self.failures == 0 {
+            self.push().await;
+        }
+    }
+
+    /// Sends what is due, if anything.
+    async fn push(&mut self) {
+        let snapshot = self.snapshot.borrow_and_update().clone();
+        let (now, wall) = (Instant::now(), unix_now());
+        self.marks.look(&snapshot, wall);
+        let due = self.marks.due(now);
+        for batch in due.chunks(BATCH) {
+            // Whatever comes of it, it may have arrived.
+            self.marks.tried(batch);
+            let alerts: Vec<_> = batch
+                .iter()
+                .map(|due| due.alert(&self.link, wall))
+                .collect();
+            match self.client.send(&alerts).await {
+                Ok(()) => {
+                    self.failures = 0;
+                    self.marks.sent(batch, now);
+                    self.health.accepted(&self.name, wall);
+                }
+                Err(failure) => {
+                    self.pause();
+                    self.health.failed(&self.name, &failure, wall);
+                    break;
+                }
+            }
+        }
+        self.health.firing(&self.name, self.marks.firing());
+    }
+
+    fn pause(&mut self) {
+        let seconds = 1_u64 << self.failures.min(5);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Instant::now() + Duration::from_secs(seconds).min(MAX_PAUSE);
+    }
+}

@@ -1,0 +1,50 @@
+//! The runbooks, as they were when this was built: whoever is paged has the one
+//! that fits this version, also when nothing else can be reached.
+
+use axum::extract::Path;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::error::ApiError;
+
+macro_rules! runbooks {
+    ($($name:literal),+ $(,)?) => {
+        /// Name and text of each, by name.
+        pub const ALL: &[(&str, &str)] = &[
+            $(($name, include_str!(concat!("../../../docs/runbooks/", $name, ".md")))),+
+        ];
+    };
+}
+
+runbooks![
+    "alertmanager_unreachable",
+    "connection_avalanche",
+    "connection_headroom",
+    "ghost_waiter",
+    "hidden_deadlock",
+    "history_failing",
+    "idle_in_transaction",
+    "lock_pileup",
+    "migration_blocked",
+    "orphaned_advisory_lock",
+    "pool_deadlock",
+    "pool_saturation",
+    "prepared_transaction",
+    "samples_dropped",
+    "snowpit_absent",
+    "source_down",
+    "try_lock_spin",
+];
+
+/// `/runbooks/{name}`, with or without the `.md` that they link each other by.
+pub(super) async fn one(Path(name): Path<String>) -> Result<Response, ApiError> {
+    let wanted = name.strip_suffix(".md").unwrap_or(&name);
+    let found = ALL.iter().find(|(name, _)| *name == wanted);
+    let (_, text) = found.ok_or_else(|| {
+        ApiError::not_found(
+            "there is no runbook of this name; an incident's field `runbook` has it",
+        )
+    })?;
+    let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8")];
+    Ok((plain, *text).into_response())
+}
