@@ -1,13 +1,15 @@
 //! Incidents staged on real servers, for the tests of what is made of them: one
 //! server, one pooler with three pools, one application.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use snowpit::demo::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError,
 };
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 /// The key of the lock that is left behind.
@@ -183,10 +185,77 @@ impl Scenery {
         going
     }
 
-    /// Ends what still runs on the server for clients that have gone.
+    /// Ends what still runs on the server for clients that have gone, and what
+    /// comes up behind it in the queue of a pool.
     pub async fn clear(&self) {
-        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                   WHERE usename = 'app' AND (query LIKE '%pg_sleep(600)%' OR query LIKE '%UPDATE stock%')";
-        self.postgres.execute("postgres", sql).await.unwrap();
+        const STAGED: &str = "usename = 'app' AND state <> 'idle' \
+                              AND (query LIKE '%pg_sleep(600)%' OR query LIKE '%UPDATE stock%')";
+        let eyes = self.postgres.connect("postgres", "app").await.unwrap();
+        let sql =
+            format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {STAGED}");
+        let mut quiet = 0;
+        while quiet < 3 {
+            let ended: i64 = eyes.query_one(&sql, &[]).await.unwrap().get(0);
+            quiet = if ended == 0 { quiet + 1 } else { 0 };
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+/// A small application over HTTP that counts and times its own requests, with a
+/// user who makes them.
+pub struct Shop {
+    /// Of its metrics page.
+    pub url: String,
+    _running: Going,
+}
+
+type Counts = Arc<Mutex<BTreeMap<&'static str, (u64, f64)>>>;
+
+/// Two routes, one of them slower.
+pub async fn shop() -> Shop {
+    let counts = Counts::default();
+    let route = |path: &'static str, milliseconds: u64| {
+        let counts = Arc::clone(&counts);
+        axum::routing::get(move || async move {
+            let began = Instant::now();
+            sleep(Duration::from_millis(milliseconds)).await;
+            let mut counts = counts.lock().unwrap();
+            let (requests, seconds) = counts.entry(path).or_default();
+            *requests += 1;
+            *seconds += began.elapsed().as_secs_f64();
+        })
+    };
+    let shown = Arc::clone(&counts);
+    let page = axum::routing::get(move || async move {
+        let mut text = String::from("# TYPE http_request_duration_seconds summary\n");
+        for (route, (requests, seconds)) in &*shown.lock().unwrap() {
+            for (name, value) in [("count", *requests as f64), ("sum", *seconds)] {
+                let labels = format!("method=\"GET\",route=\"{route}\"");
+                text += &format!("http_request_duration_seconds_{name}{{{labels}}} {value}\n");
+            }
+        }
+        text
+    });
+    let app = axum::Router::new()
+        .route("/cart", route("/cart", 5))
+        .route("/orders", route("/orders", 40))
+        .route("/metrics", page);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let server = go(async move { axum::serve(listener, app).await.unwrap() });
+    let url = format!("{base}/metrics");
+    let user = go(async move {
+        loop {
+            for path in ["cart", "orders"] {
+                let answer = reqwest::get(format!("{base}/{path}")).await;
+                assert!(answer.is_ok_and(|answer| answer.status().is_success()));
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    Shop {
+        url,
+        _running: vec![server, user],
     }
 }
