@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::incidents::Scenery;
 use common::pager::Pager;
+use reqwest::Url;
 use serde_json::Value;
 use snowpit::daemon;
 use snowpit::demo::servers::{Alertmanager, Prometheus};
@@ -84,19 +85,23 @@ fn asked() -> Vec<Asked> {
 
 /// How many series, or values of a variable, it has now.
 async fn answer(prometheus: &Prometheus, asked: &Asked) -> usize {
-    let client = reqwest::Client::new();
     let variable = asked.expr.strip_prefix("label_values(");
-    let request = match variable.and_then(|rest| rest.trim_end_matches(')').rsplit_once(", ")) {
+    let url = match variable.and_then(|rest| rest.trim_end_matches(')').rsplit_once(", ")) {
         Some((selector, label)) => {
             let url = format!("{}/api/v1/label/{label}/values", prometheus.url());
-            client.get(url).query(&[("match[]", selector)])
+            Url::parse_with_params(&url, [("match[]", selector)])
         }
         None => {
             let url = format!("{}/api/v1/query", prometheus.url());
-            client.get(url).query(&[("query", asked.expr.as_str())])
+            Url::parse_with_params(&url, [("query", asked.expr.as_str())])
         }
     };
-    let answer: Value = request.send().await.unwrap().json().await.unwrap();
+    let answer: Value = reqwest::get(url.unwrap())
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(answer["status"], "success", "{asked:?}: {answer}");
     let data = &answer["data"];
     let list = data.get("result").unwrap_or(data);

@@ -17,7 +17,8 @@ use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
 };
 use crate::config::{
-    AlertmanagerConfig, Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig, ScrapeConfig, SslMode,
+    AlertmanagerConfig, Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig,
+    ScrapeConfig, SslMode,
 };
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};

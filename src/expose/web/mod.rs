@@ -97,6 +97,9 @@ impl WebState {
     #[must_use]
     pub fn with_effects(mut self, effects: broadcast::Receiver<Arc<Effect>>) -> Self {
         self.effects = Some(effects);
+        self
+    }
+
     /// What becomes of the alerts that are pushed.
     #[must_use]
     pub fn with_pushes(mut self, pushes: PushHealth) -> Self {
