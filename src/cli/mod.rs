@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod eval;
 pub mod incidents;
 pub mod locks;
 pub mod replay;
@@ -40,6 +41,7 @@ enum Command {
     Incidents(incidents::Args),
     Replay(replay::Args),
     Demo(demo::Args),
+    Eval(eval::Args),
 }
 
 impl Command {
@@ -52,7 +54,7 @@ impl Command {
             Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
-            Self::Replay(_) | Self::Incidents(_) => "warn",
+            Self::Replay(_) | Self::Incidents(_) | Self::Eval(_) => "warn",
         }
     }
 }
@@ -75,6 +77,7 @@ pub async fn main() -> ExitCode {
         Command::Incidents(args) => incidents::run(args).await,
         Command::Replay(args) => replay::run(args).await,
         Command::Demo(args) => demo::run(args).await,
+        Command::Eval(args) => eval::run(args).await,
     };
     outcome.unwrap_or_else(|error| {
         complain(format_args!("snowpit: {error:#}"));

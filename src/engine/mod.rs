@@ -26,6 +26,7 @@ pub use settings::Settings;
 pub use snapshot::Snapshot;
 
 use crate::sample::{Report, Sample, TrafficReport, UnixSeconds};
+use correlate::attribution::Candidate;
 use incident::{Effect, Incident, Kind};
 use ledger::Ledger;
 use restored::Restored;
@@ -211,6 +212,12 @@ impl Engine {
     /// What the memory has of some series in a window.
     pub fn series(&self, selector: &Selector, from: Millis, to: Millis) -> Extract {
         self.series.extract(selector, from, to)
+    }
+
+    /// The first candidate of a target's open avalanche, with what its confidence
+    /// was worked out of: for the evaluation.
+    pub fn leading(&self, target: &str) -> Option<&Candidate> {
+        self.targets.get(target)?.leading()
     }
 
     /// What is known now, for everything that shows it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::correlate::Mix;
+use super::correlate::attribution::Candidate;
 use super::correlate::routes::sessions_by_route;
 use super::correlate::services::Services;
 use super::correlate::sessions::tells_of_use;
@@ -299,6 +300,11 @@ impl Target {
             let waiting = self.clients_waiting(now);
             Mix::of(&self.view.report, waiting, &self.name, &self.services)
         })
+    }
+
+    /// The first candidate of an open avalanche.
+    pub fn leading(&self) -> Option<&Candidate> {
+        self.avalanche.leading()
     }
 
     pub fn view(&self) -> TargetView {

@@ -8,7 +8,7 @@
 //! a full pool lets the total stay where it was while one route displaces the
 //! others, the parts that grew stand for the extra.
 
-use super::confidence::{LEAST, Standing, confidence};
+use super::confidence::{self, LEAST, confidence};
 use super::endpoints::Evidence;
 use super::endpoints::flow::Flow;
 use super::growth::Growth;
@@ -85,6 +85,15 @@ pub struct Candidate {
     pub basis: Basis,
     /// Its requests before the onset and since, where the application tells.
     pub flow: Option<(Flow, Flow)>,
+    /// What its confidence was worked out of.
+    pub standing: Standing,
+}
+
+/// What a confidence is worked out of, by what the figures rest on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Standing {
+    Tags(confidence::Standing),
+    Requests(super::endpoints::confidence::Standing),
 }
 
 /// What a candidate's figures rest on, strongest first.
@@ -265,7 +274,7 @@ fn candidates(
             break;
         }
         let rival = rival(routes, untagged, rank, service);
-        let standing = Standing {
+        let standing = confidence::Standing {
             share,
             margin: (riser.own - rival) / riser.own.max(rival),
             z: riser.own / (riser.before * riser.growth).max(LEAST_VARIANCE).sqrt(),
@@ -290,6 +299,7 @@ fn candidates(
             now: riser.now,
             basis: Basis::Tags,
             flow: None,
+            standing: Standing::Tags(standing),
         });
     }
     candidates

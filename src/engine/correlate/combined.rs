@@ -12,7 +12,7 @@
 //! of; extra sessions of another service speak against every route of this one.
 
 use super::attribution::{
-    Basis, Candidate, Explanation, LEAST_SHARE, LOCK_PART, NAMED, SHOWN, Verdict,
+    self, Basis, Candidate, Explanation, LEAST_SHARE, LOCK_PART, NAMED, SHOWN, Verdict,
 };
 use super::confidence::LEAST;
 use super::endpoints::confidence::{Standing, confidence};
@@ -231,8 +231,9 @@ fn rank(
             Who::Endpoint(endpoint) => {
                 let rival = rival(claims, place);
                 let margin = (claim.score - rival) / claim.score.max(rival).max(1e-9);
-                let sure = sure(endpoint, claim, margin, explanation, weighing, sessions);
-                told(endpoint, sure)
+                let standing = stand(endpoint, claim, margin, explanation, weighing, sessions);
+                let sure = sure(endpoint, &standing, weighing);
+                told(endpoint, standing, sure)
             }
         };
         let attribution = &mut candidate.attribution;
@@ -260,39 +261,44 @@ fn rival(claims: &[Claim<'_>], place: usize) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn sure(
+fn stand(
     endpoint: &Weighed<'_>,
     claim: &Claim<'_>,
     margin: f64,
     explanation: &Explanation,
     weighing: &Weighing<'_>,
     sessions: &Sessions,
-) -> f64 {
+) -> Standing {
     let in_database = explanation.extra.max(1.0);
-    let others = sessions.of_others(claim.service) / in_database;
-    let lock_waits = sessions.lock_waits / in_database;
-    let sure = confidence(&Standing {
+    Standing {
+        score: claim.score,
         share: claim.own / weighing.rise.max(1.0),
         margin,
         novelty: endpoint.novelty,
         z: endpoint.z,
         surge: weighing.surge,
         slow: weighing.slow,
-        lock_waits,
-        others,
-    });
+        lock_waits: sessions.lock_waits / in_database,
+        others: sessions.of_others(claim.service) / in_database,
+        blind: weighing.blind > usize::from(endpoint.observed.is_blind()),
+        direct: endpoint.observed.running.is_some(),
+    }
+}
+
+fn sure(endpoint: &Weighed<'_>, standing: &Standing, weighing: &Weighing<'_>) -> f64 {
+    let sure = confidence(standing);
     // The one that cannot have shown yet may be it.
     let itself = usize::from(endpoint.observed.is_blind());
     let unseen = endpoint.observed.running.is_none() && weighing.blind > itself;
     // The rules that hold for tags hold here too.
-    if unseen || lock_waits > LOCK_PART || others > OTHERS_PART {
+    if unseen || standing.lock_waits > LOCK_PART || standing.others > OTHERS_PART {
         sure.min(NAMED - LEAST)
     } else {
         sure
     }
 }
 
-fn told(endpoint: &Weighed<'_>, confidence: f64) -> Candidate {
+fn told(endpoint: &Weighed<'_>, standing: Standing, confidence: f64) -> Candidate {
     let row = &endpoint.observed;
     Candidate {
         attribution: Attribution {
@@ -308,5 +314,6 @@ fn told(endpoint: &Weighed<'_>, confidence: f64) -> Candidate {
         now: endpoint.now,
         basis: Basis::Requests(endpoint.evidence()),
         flow: Some((endpoint.normal, endpoint.since)),
+        standing: attribution::Standing::Requests(standing),
     }
 }

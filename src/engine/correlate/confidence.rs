@@ -23,6 +23,44 @@ pub struct Standing {
     pub lock_waits: f64,
 }
 
+/// The features of the model by name, and which way each may speak: for it (1),
+/// against it (−1), or either.
+pub const FEATURES: [(&str, i8); 6] = [
+    ("share", 1),
+    ("margin", 1),
+    ("e^(−z/3)", -1),
+    ("untagged", -1),
+    ("surge", -1),
+    ("lock waits", -1),
+];
+
+impl Standing {
+    /// The numbers that the model is over.
+    pub fn features(&self) -> [f64; FEATURES.len()] {
+        let part = |value: f64| {
+            if value.is_finite() {
+                value.clamp(0.0, 1.0)
+            } else {
+                0.0
+            }
+        };
+        let margin = if self.margin.is_finite() {
+            self.margin.clamp(-1.0, 1.0)
+        } else {
+            0.0
+        };
+        let weak = (-self.z.max(0.0) / 3.0).exp();
+        [
+            part(self.share),
+            margin,
+            part(weak),
+            part(self.untagged),
+            part(self.surge),
+            part(self.lock_waits),
+        ]
+    }
+}
+
 /// Nothing is certain, and nothing impossible.
 pub const LEAST: f64 = 0.01;
 pub const MOST: f64 = 0.99;

@@ -21,7 +21,7 @@ use past::Past;
 
 use super::onset::{Alarm, OnsetDetector, State};
 use crate::engine::correlate::applications::another;
-use crate::engine::correlate::attribution::{Explanation, explain};
+use crate::engine::correlate::attribution::{Candidate, Explanation, explain};
 use crate::engine::correlate::combined::combine;
 use crate::engine::correlate::endpoints::weigh;
 use crate::engine::correlate::sessions::tells_of_use;
@@ -168,6 +168,12 @@ impl Avalanche {
             peak: fact("peak").unwrap_or(expected),
             finding,
         });
+    }
+
+    /// The first candidate of the open incident, with what its confidence was
+    /// worked out of.
+    pub fn leading(&self) -> Option<&Candidate> {
+        self.episode.as_ref()?.explanation.candidates.first()
     }
 
     /// The learnt band of sessions in use plus waiting; `None` while warming up.

@@ -26,6 +26,8 @@ const UNCLEAR: f64 = 0.6;
 /// otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Standing {
+    /// What the candidates are ordered by, 0 to 1.
+    pub score: f64,
     /// Own part over the rise; more than 1 when it rose more than the sessions.
     pub share: f64,
     /// Lead over the best other as a part of the larger: −1 to 1.
@@ -42,6 +44,66 @@ pub struct Standing {
     pub lock_waits: f64,
     /// Part of the extra sessions in the database that are of other services.
     pub others: f64,
+    /// Another endpoint may have risen without that it could show.
+    pub blind: bool,
+    /// By a gauge, which is of now, and not by requests that ended.
+    pub direct: bool,
+}
+
+/// The features of the model by name, and which way each may speak: for it (1),
+/// against it (−1), or either.
+pub const FEATURES: [(&str, i8); 11] = [
+    ("score", 1),
+    ("share, at most 1", 1),
+    ("margin", 1),
+    ("novelty", 1),
+    ("|ln share|", -1),
+    ("ln z", 1),
+    ("surge", -1),
+    ("slow", -1),
+    ("lock waits", -1),
+    ("others", -1),
+    ("blind", -1),
+];
+
+impl Standing {
+    /// The numbers that the model is over.
+    pub fn features(&self) -> [f64; FEATURES.len()] {
+        let part = |value: f64| {
+            if value.is_finite() {
+                value.clamp(0.0, 1.0)
+            } else {
+                0.0
+            }
+        };
+        let share = if self.share.is_finite() {
+            self.share.max(0.0)
+        } else {
+            0.0
+        };
+        let z = if self.z.is_finite() {
+            self.z.max(0.0)
+        } else {
+            0.0
+        };
+        [
+            part(self.score),
+            part(share),
+            if self.margin.is_finite() {
+                self.margin.clamp(-1.0, 1.0)
+            } else {
+                0.0
+            },
+            part(self.novelty),
+            share.max(1e-3).ln().abs().min(3.0),
+            (1.0 + z).ln().min(4.0),
+            part(self.surge),
+            part(self.slow),
+            part(self.lock_waits),
+            part(self.others),
+            f64::from(u8::from(self.blind)),
+        ]
+    }
 }
 
 /// Between [`LEAST`] and [`MOST`].
@@ -84,6 +146,9 @@ mod tests {
     use proptest::prelude::*;
 
     const CLEAR: Standing = Standing {
+        score: 0.9,
+        blind: false,
+        direct: false,
         share: 0.9,
         margin: 0.9,
         novelty: 0.9,
