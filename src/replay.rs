@@ -44,7 +44,7 @@ impl Replay {
     pub fn new(captures: Captures, settings: Settings) -> Self {
         Self {
             captures,
-            engine: Engine::new(settings),
+            engine: Engine::new(settings).without_history(),
             summary: Summary::default(),
         }
     }

@@ -326,8 +326,8 @@ fn traffic() -> TrafficView {
         };
         traffic.apply(2000.0, &report);
     }
-    traffic.refresh(2000.0, ["main".to_owned()].iter());
-    TrafficView::clone(&traffic.shown())
+    traffic.refresh(2000.0);
+    TrafficView::clone(&traffic.shown(["main".to_owned()].iter()))
 }
 
 async fn full_site() -> Site {

@@ -46,7 +46,8 @@ pub struct Engine {
     ledger: Ledger,
     restored: Restored,
     traffic: Traffic,
-    series: Store,
+    /// `None` when no history is kept.
+    series: Option<Store>,
     at: UnixSeconds,
 }
 
@@ -64,9 +65,17 @@ impl Engine {
             targets,
             ledger: Ledger::default(),
             restored: Restored::default(),
-            series: Store::default(),
+            series: Some(Store::default()),
             at: 0.0,
         }
+    }
+
+    /// Keeps no history of series. What is found does not depend on it, and
+    /// keeping it is a good part of the work of [`apply`](Self::apply).
+    #[must_use]
+    pub fn without_history(mut self) -> Self {
+        self.series = None;
+        self
     }
 
     /// Takes in one sample and says what changed. A sample without a finite
@@ -89,8 +98,10 @@ impl Engine {
                 };
                 let good = report.error.is_none();
                 let findings = target.postgres(t, report, open, &mut self.traffic);
-                let (view, mix) = (target.view(), target.mix(t));
-                feed::postgres(&mut self.series, &name, t, &view, mix.as_ref());
+                if let Some(series) = &mut self.series {
+                    let mix = target.mix(t);
+                    feed::postgres(series, &name, t, target.view(), mix.as_ref());
+                }
                 self.settle(&name, findings, t, good)
             }
             Report::Pgbouncer(report) => {
@@ -100,8 +111,9 @@ impl Engine {
                 };
                 let pooler = report.pooler.clone();
                 let findings = target.pgbouncer(t, report);
-                if let Some(view) = target.poolers().get(&pooler).cloned() {
-                    feed::pgbouncer(&mut self.series, &pooler, t, &view);
+                let view = target.poolers().get(&pooler).cloned();
+                if let (Some(series), Some(view)) = (&mut self.series, view) {
+                    feed::pgbouncer(series, &pooler, t, &view);
                 }
                 self.settle(&name, findings, t, false)
             }
@@ -111,7 +123,7 @@ impl Engine {
 
     fn traffic(&mut self, t: UnixSeconds, report: &TrafficReport) -> Vec<Effect> {
         self.traffic.apply(t, report);
-        self.traffic.refresh(t, self.targets.keys());
+        self.traffic.refresh(t);
         let mut effects = Vec::new();
         for (name, target) in &mut self.targets {
             if self.traffic.tie(&report.service, name).is_none()
@@ -178,40 +190,50 @@ impl Engine {
     /// target that it tells of warms up again. To be called before the first
     /// sample.
     pub fn remember(&mut self, from: Millis, blocks: impl IntoIterator<Item = Arc<Block>>) {
-        self.series.begins_at(from);
+        let Some(series) = &mut self.series else {
+            return;
+        };
+        series.begins_at(from);
         for block in blocks {
-            self.series.adopt(block);
+            series.adopt(block);
         }
         for (name, target) in &mut self.targets {
-            recall::looks(&self.series, name, |look| target.recall(look));
+            recall::looks(series, name, |look| target.recall(look));
         }
     }
 
     /// From now on sealed blocks are kept for [`take_sealed`](Self::take_sealed),
     /// and only the last `keep` seconds stay in memory.
     pub fn hand_over(&mut self, keep: f64) {
-        self.series.hand_over(keep);
+        if let Some(series) = &mut self.series {
+            series.hand_over(keep);
+        }
     }
 
     /// Blocks of the history that were sealed since the last call.
     pub fn take_sealed(&mut self) -> Vec<Arc<Block>> {
-        self.series.take_sealed()
+        let series = self.series.as_mut();
+        series.map_or_else(Vec::new, Store::take_sealed)
     }
 
     /// Copies of the rows of the history since the last call that are in no
     /// sealed block yet.
     pub fn take_unsaved(&mut self) -> Vec<Rows> {
-        self.series.take_unsaved()
+        let series = self.series.as_mut();
+        series.map_or_else(Vec::new, Store::take_unsaved)
     }
 
     /// Seals all that is open: nothing comes any more.
     pub fn seal_history(&mut self) {
-        self.series.seal_all();
+        if let Some(series) = &mut self.series {
+            series.seal_all();
+        }
     }
 
     /// What the memory has of some series in a window.
     pub fn series(&self, selector: &Selector, from: Millis, to: Millis) -> Extract {
-        self.series.extract(selector, from, to)
+        let series = self.series.as_ref();
+        series.map_or_else(Extract::default, |s| s.extract(selector, from, to))
     }
 
     /// The first candidate of a target's open avalanche, with what its confidence
@@ -227,7 +249,7 @@ impl Engine {
             at: self.at,
             targets: targets
                 .clone()
-                .map(|(name, target)| (name.clone(), Arc::new(target.view())))
+                .map(|(name, target)| (name.clone(), Arc::clone(target.view())))
                 .collect(),
             poolers: targets
                 .clone()
@@ -236,9 +258,9 @@ impl Engine {
             open: self.ledger.open(),
             resolved: self.ledger.resolved(),
             incidents_total: self.ledger.totals().clone(),
-            traffic: self.traffic.shown(),
+            traffic: self.traffic.shown(self.targets.keys()),
             refused_points: self.traffic.refused().clone(),
-            history: self.series.counts(),
+            history: self.series.as_ref().map(Store::counts).unwrap_or_default(),
             clients_wanted: targets
                 .flat_map(|(_, target)| target.clients_wanted().cloned())
                 .collect(),

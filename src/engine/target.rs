@@ -1,8 +1,9 @@
 //! What the engine knows of one PostgreSQL server and the poolers in front of
 //! it, and the detectors that watch them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Settings;
 use super::correlate::Mix;
@@ -39,8 +40,12 @@ pub struct Target {
     name: String,
     settings: Arc<Settings>,
     services: Services,
-    view: TargetView,
+    /// The newest look. Its locks and routes are filled in only for who looks
+    /// at them, see [`view`](Self::view).
+    seen: TargetView,
+    shown: OnceLock<Arc<TargetView>>,
     graph: graph::WaitGraph,
+    advisory_locks: Vec<AdvisoryLock>,
     poolers: BTreeMap<String, PoolerView>,
     advisory: AdvisoryLocks,
     orphans: Vec<Finding>,
@@ -69,8 +74,10 @@ impl Target {
             name: name.to_owned(),
             settings: Arc::clone(settings),
             services: Services::new(&settings.services),
-            view: TargetView::default(),
+            seen: TargetView::default(),
+            shown: OnceLock::new(),
             graph: graph::WaitGraph::default(),
+            advisory_locks: Vec::new(),
             // A pooler that never answered is a gap too.
             poolers: expected
                 .map(|pooler| {
@@ -105,29 +112,31 @@ impl Target {
         open: bool,
         traffic: &mut Traffic,
     ) -> Findings {
+        self.shown = OnceLock::new();
         if report.error.is_some() {
-            self.view.fresh = false;
+            self.seen.fresh = false;
             return Findings {
                 kinds: &[Kind::ConnectionHeadroom],
                 findings: self.headroom.observe(t, &report).into_iter().collect(),
             };
         }
-        self.view.truncated_comments_total += u64::from(report.truncated_comments);
-        self.view.report = Arc::new(report);
-        self.view.at = t;
-        self.view.fresh = true;
-        let report = Arc::clone(&self.view.report);
+        self.seen.truncated_comments_total += u64::from(report.truncated_comments);
+        self.seen.report = Arc::new(report);
+        self.seen.at = t;
+        self.seen.fresh = true;
+        let report = Arc::clone(&self.seen.report);
         let server_clock = report.server.as_ref().and_then(|server| server.clock);
         self.graph = graph::build(&report, server_clock.unwrap_or(t));
         self.ended.observe(&report, server_clock.unwrap_or(t));
         self.judge_locks(t);
         self.judge_waits(t);
         self.tie(t, traffic);
+        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
         let input = AvalancheInput {
             t,
             report: &report,
             clients_waiting: self.clients_waiting(t),
-            roots: &self.view.locks.root_blockers,
+            roots: &roots,
             open,
         };
         let mut findings = self.lock_findings();
@@ -136,8 +145,7 @@ impl Target {
         let avalanche = self.avalanche.observe(&input);
         findings.extend(self.avalanche.revise(t, traffic).or(avalanche));
         findings.extend(self.headroom.observe(t, &report));
-        self.view.band = self.avalanche.band();
-        self.view.routes = sessions_by_route(&report, &self.name, &self.services);
+        self.seen.band = self.avalanche.band();
         Findings {
             kinds: &Kind::ALL,
             findings,
@@ -155,7 +163,7 @@ impl Target {
 
     /// Notes which services have sessions here.
     fn tie(&self, t: UnixSeconds, traffic: &mut Traffic) {
-        for group in &self.view.report.groups {
+        for group in &self.seen.report.groups {
             let service = self.services.of(&self.name, group.application.as_deref());
             traffic.see(t, &self.name, service);
         }
@@ -176,13 +184,14 @@ impl Target {
         } else {
             let deadlocked = self.waits.deadlocked();
             self.saturation
-                .observe(t, &report, &self.view.report, deadlocked);
+                .observe(t, &report, &self.seen.report, deadlocked);
             *view = PoolerView {
                 report: Arc::new(report),
                 at: t,
                 fresh: true,
             };
         }
+        self.shown = OnceLock::new();
         self.judge_locks(t);
         let mut findings = self.lock_findings();
         findings.extend(self.saturation.findings());
@@ -202,35 +211,30 @@ impl Target {
         let poolers = pooler_looks(&self.poolers, now);
         let looks = Looks {
             now,
-            at: self.view.at,
-            report: &self.view.report,
+            at: self.seen.at,
+            report: &self.seen.report,
             poolers: &poolers,
             settings: &self.settings,
         };
-        let locks = &self.view.locks;
-        let scene = Scene::new(
-            &self.name,
-            &looks,
-            &locks.root_blockers,
-            &locks.advisory_locks,
-        );
+        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
+        let scene = Scene::new(&self.name, &looks, &roots, &self.advisory_locks);
         self.waits.observe(&scene, &self.orphans);
     }
 
     /// Of the advisory locks.
     fn lock_findings(&self) -> Vec<Finding> {
         let mut findings = self.orphans.clone();
-        findings.extend(self.spins.findings(&self.view.locks.advisory_locks));
+        findings.extend(self.spins.findings(&self.advisory_locks));
         findings
     }
 
     fn judge_locks(&mut self, now: UnixSeconds) {
-        if self.view.fresh {
+        if self.seen.fresh {
             let poolers = pooler_looks(&self.poolers, now);
             let looks = Looks {
                 now,
-                at: self.view.at,
-                report: &self.view.report,
+                at: self.seen.at,
+                report: &self.seen.report,
                 poolers: &poolers,
                 settings: &self.settings,
             };
@@ -240,17 +244,21 @@ impl Target {
                 self.orphans = self.advisory.findings(&self.orphans);
             }
         }
-        let advisory_locks = self.advisory.views();
-        self.view.locks = Arc::new(LockView {
+        self.advisory_locks = self.advisory.views();
+    }
+
+    fn lock_view(&self) -> LockView {
+        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
+        LockView {
             name: self.name.clone(),
-            root_blockers: with_the_poolers_way(&self.graph.roots, &advisory_locks),
-            advisory_locks,
+            root_blockers: roots.into_owned(),
+            advisory_locks: self.advisory_locks.clone(),
             truncated: self.graph.truncated,
             chain_depth: self.graph.depth,
             waits: self.graph.waits.clone(),
             wait_times: self.ended.views(),
             spinners: self.spins.views(),
-        });
+        }
     }
 
     /// Clients that wait for a server. PAUSE makes everybody wait and is no
@@ -288,17 +296,18 @@ impl Target {
 
     /// Takes in a look of the past.
     pub fn recall(&mut self, look: Look) {
+        self.shown = OnceLock::new();
         self.avalanche.recall(look.t, look.started_at, look.mix);
-        self.view.band = self.avalanche.band();
+        self.seen.band = self.avalanche.band();
     }
 
     /// The sessions in use of the newest look, by whom they work for; `None`
     /// when it does not tell.
     pub fn mix(&self, now: UnixSeconds) -> Option<Mix> {
-        let tells = self.view.fresh && tells_of_use(&self.view.report);
+        let tells = self.seen.fresh && tells_of_use(&self.seen.report);
         tells.then(|| {
             let waiting = self.clients_waiting(now);
-            Mix::of(&self.view.report, waiting, &self.name, &self.services)
+            Mix::of(&self.seen.report, waiting, &self.name, &self.services)
         })
     }
 
@@ -307,8 +316,16 @@ impl Target {
         self.avalanche.leading()
     }
 
-    pub fn view(&self) -> TargetView {
-        self.view.clone()
+    /// The target as people see it. Made when it is first asked for after a
+    /// look: a replay never asks.
+    pub fn view(&self) -> &Arc<TargetView> {
+        self.shown.get_or_init(|| {
+            Arc::new(TargetView {
+                locks: Arc::new(self.lock_view()),
+                routes: sessions_by_route(&self.seen.report, &self.name, &self.services),
+                ..self.seen.clone()
+            })
+        })
     }
 
     pub fn poolers(&self) -> &BTreeMap<String, PoolerView> {
@@ -335,18 +352,26 @@ fn pooler_looks(poolers: &BTreeMap<String, PoolerView>, now: UnixSeconds) -> Vec
 
 /// A root blocker that only holds a lock left on a pooled server is freed on
 /// the pooler's console: that disturbs nobody else.
-fn with_the_poolers_way(roots: &[RootBlocker], locks: &[AdvisoryLock]) -> Vec<RootBlocker> {
+fn with_the_poolers_way<'a>(
+    roots: &'a [RootBlocker],
+    locks: &[AdvisoryLock],
+) -> Cow<'a, [RootBlocker]> {
     let idle = |root: &RootBlocker| root.state.as_deref() == Some("idle");
     let left = locks.iter().rev();
     let left = left.filter(|lock| lock.pooler.is_some() && !lock.action.is_empty());
     let ways: BTreeMap<i32, &String> = left.filter_map(|l| Some((l.pid?, &l.action))).collect();
+    let way = |root: &RootBlocker| ways.get(&root.pid?).copied().filter(|_| idle(root));
+    // A root carries its whole tree: not copied where nothing changes.
+    if roots.iter().all(|root| way(root).is_none()) {
+        return Cow::Borrowed(roots);
+    }
     let mut roots = roots.to_vec();
-    for root in roots.iter_mut().filter(|root| idle(root)) {
-        if let Some(way) = root.pid.and_then(|pid| ways.get(&pid)) {
+    for root in &mut roots {
+        if let Some(way) = way(root) {
             root.action.clone_from(way);
         }
     }
-    roots
+    Cow::Owned(roots)
 }
 
 fn is_fresh(view: &PoolerView, now: UnixSeconds) -> bool {

@@ -14,7 +14,7 @@ pub mod usual;
 pub mod view;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use book::{Book, Refused, Track};
 pub use names::RouteKey;
@@ -55,7 +55,7 @@ const MAX_APPLICATIONS: usize = 1_000;
 /// An application unseen for this long, in seconds, ties nothing any more.
 const APPLICATION_GONE: f64 = 3_600.0;
 
-/// Seconds between two makings of what is shown: it takes a millisecond at
+/// Seconds between two makings of what is shown: it takes milliseconds at
 /// thousands of routes, and a minute's means do not move in a second.
 const SHOW_EVERY: f64 = 1.0;
 
@@ -88,9 +88,11 @@ pub struct Traffic {
     /// Services by their sessions: target, name, last seen.
     seen: BTreeMap<String, BTreeMap<String, UnixSeconds>>,
     refused: RefusedPoints,
-    shown: Arc<TrafficView>,
+    /// Made when it is asked for: a replay never asks.
+    shown: OnceLock<Arc<TrafficView>>,
+    /// What is shown is to be of this moment or later.
     shown_at: UnixSeconds,
-    /// Something came since it was made.
+    /// Something came since then.
     stale: bool,
 }
 
@@ -223,19 +225,22 @@ impl Traffic {
         &self.refused
     }
 
-    /// Makes what is shown again, when something has come and it is due.
-    pub fn refresh<'a>(&mut self, t: UnixSeconds, targets: impl Iterator<Item = &'a String>) {
+    /// Lets what is shown be made again, when something has come and it is due.
+    pub fn refresh(&mut self, t: UnixSeconds) {
         if self.stale && (t - self.shown_at).abs() >= SHOW_EVERY {
             self.stale = false;
             self.shown_at = t;
-            let targets: Vec<&str> = targets.map(String::as_str).collect();
-            self.shown = Arc::new(view::make(self, &targets));
+            self.shown = OnceLock::new();
         }
     }
 
     /// What is shown, up to a second old.
-    pub fn shown(&self) -> Arc<TrafficView> {
-        Arc::clone(&self.shown)
+    pub fn shown<'a>(&self, targets: impl Iterator<Item = &'a String>) -> Arc<TrafficView> {
+        let make = || {
+            let targets: Vec<&str> = targets.map(String::as_str).collect();
+            Arc::new(view::make(self, &targets))
+        };
+        Arc::clone(self.shown.get_or_init(make))
     }
 }
 

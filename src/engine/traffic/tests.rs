@@ -23,8 +23,8 @@ fn report(until: f64, interval: f64, routes: Vec<RouteTraffic>) -> TrafficReport
 
 fn view(traffic: &mut Traffic) -> Arc<TrafficView> {
     traffic.shown_at = f64::NEG_INFINITY;
-    traffic.refresh(1.0, ["main".to_owned()].iter());
-    traffic.shown()
+    traffic.refresh(1.0);
+    traffic.shown(["main".to_owned()].iter())
 }
 
 fn book(traffic: &Traffic) -> &Book {
