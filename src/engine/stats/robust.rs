@@ -26,15 +26,37 @@ pub fn sigma_about(centre: f64, values: impl Iterator<Item = f64>) -> f64 {
 /// The smallest value below or at which half of all weight lies. `sorted` holds
 /// (value, weight) in order of value; weights must not be negative.
 pub fn weighted_median(sorted: impl Iterator<Item = (f64, f64)> + Clone) -> Option<f64> {
-    weighted_quantile(sorted, 0.5)
+    let half = 0.5 * sorted.clone().map(|(_, weight)| weight).sum::<f64>();
+    first_at(half, sorted)
 }
 
-/// The same for any part of the weight, 0 to 1.
-pub fn weighted_quantile(
-    sorted: impl Iterator<Item = (f64, f64)> + Clone,
-    part: f64,
-) -> Option<f64> {
-    let mark = sorted.clone().map(|(_, weight)| weight).sum::<f64>() * part;
+/// So few values are sorted: to halve them again costs more.
+const FEW: usize = 16;
+
+/// The same for any part of the weight, 0 to 1, of values in any order, which it
+/// changes. Halves them until the one is found instead of sorting them all.
+pub fn weighted_quantile(values: &mut [(f64, f64)], part: f64) -> Option<f64> {
+    let by_value = |a: &(f64, f64), b: &(f64, f64)| a.0.total_cmp(&b.0);
+    let weight_of = |values: &[(f64, f64)]| values.iter().map(|(_, weight)| weight).sum::<f64>();
+    let mut mark = weight_of(values) * part;
+    let mut left = values;
+    while left.len() > FEW {
+        let middle = left.len() / 2;
+        left.select_nth_unstable_by(middle, by_value);
+        let lower = weight_of(&left[..middle]);
+        if lower > 0.0 && lower >= mark {
+            left = &mut left[..middle];
+        } else {
+            mark -= lower;
+            left = &mut left[middle..];
+        }
+    }
+    left.sort_unstable_by(by_value);
+    first_at(mark, left.iter().copied())
+}
+
+/// The first value at which so much weight is reached; the last when it is not.
+fn first_at(mark: f64, sorted: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     let mut below = 0.0;
     let mut last = None;
     for (value, weight) in sorted {
@@ -61,6 +83,7 @@ pub fn deviation(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn median_of_odd_even_and_none() {
@@ -82,5 +105,28 @@ mod tests {
         let values = [(1.0, 1.0), (2.0, 1.0), (9.0, 5.0)];
         assert_eq!(weighted_median(values.iter().copied()), Some(9.0));
         assert_eq!(weighted_median(std::iter::empty()), None);
+        assert_eq!(weighted_quantile(&mut [], 0.5), None);
+    }
+
+    proptest! {
+        #[test]
+        fn halving_finds_what_sorting_finds(
+            values in prop::collection::vec((-1e3..1e3f64, 0..5u32), 0..300),
+            part in 0..=10u32,
+        ) {
+            // Whole numbers add up alike in any order.
+            let values: Vec<_> = values.iter().map(|&(v, w)| (v.round(), f64::from(w))).collect();
+            let part = f64::from(part) / 10.0;
+            let mut sorted = values.clone();
+            sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let mark = sorted.iter().map(|(_, weight)| weight).sum::<f64>() * part;
+            let mut below = 0.0;
+            let first = sorted.iter().find(|(_, weight)| {
+                below += weight;
+                below >= mark && *weight > 0.0
+            });
+            let expected = first.or(sorted.last()).map(|(value, _)| *value);
+            prop_assert_eq!(weighted_quantile(&mut values.clone(), part), expected);
+        }
     }
 }

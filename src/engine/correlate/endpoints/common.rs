@@ -11,7 +11,7 @@
 //! of all but the one that rose most stand for it.
 
 use super::flow::{Ended, Flow, before, hold_since};
-use crate::engine::stats::robust::{weighted_median, weighted_quantile};
+use crate::engine::stats::robust::weighted_quantile;
 
 /// Requests in the baseline without which a ratio is noise.
 const LEAST_BASELINE: f64 = 20.0;
@@ -84,8 +84,8 @@ pub fn common(endpoints: impl Iterator<Item = (Ended, Ended)> + Clone, hold_of_a
             ..Common::default()
         };
     }
-    rows.sort_unstable_by(|a, b| a.ratio.total_cmp(&b.ratio));
-    let growth = weighted_median(rows.iter().map(|row| (row.ratio, row.weight)));
+    let mut ratios: Vec<(f64, f64)> = rows.iter().map(|row| (row.ratio, row.weight)).collect();
+    let growth = weighted_quantile(&mut ratios, 0.5);
     let (wait, slowdown) = slower(&mut rows);
     Common {
         growth: snap(growth.unwrap_or(1.0)),
@@ -144,28 +144,25 @@ fn snap(growth: f64) -> f64 {
 }
 
 fn slower(rows: &mut [Row]) -> (f64, f64) {
-    rows.sort_unstable_by(|a, b| a.normal.hold.total_cmp(&b.normal.hold));
-    let median = weighted_median(rows.iter().map(|row| (row.normal.hold, row.weight)));
-    let median = median.unwrap_or(0.0);
+    let mut values: Vec<(f64, f64)> = rows.iter().map(|r| (r.normal.hold, r.weight)).collect();
+    let median = weighted_quantile(&mut values, 0.5).unwrap_or(0.0);
     let faster = rows.len().div_ceil(2);
-    let mut waits: Vec<(f64, f64)> = rows
-        .iter()
-        .take(faster)
-        .map(|row| (row.hold - row.normal.hold, row.weight))
-        .collect();
-    waits.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let wait = weighted_quantile(waits.iter().copied(), WAIT_QUANTILE).unwrap_or(0.0);
+    if faster < rows.len() {
+        rows.select_nth_unstable_by(faster, |a, b| a.normal.hold.total_cmp(&b.normal.hold));
+    }
+    values.clear();
+    let wait = |row: &Row| (row.hold - row.normal.hold, row.weight);
+    values.extend(rows.iter().take(faster).map(wait));
+    let wait = weighted_quantile(&mut values, WAIT_QUANTILE).unwrap_or(0.0);
     let wait = if wait.is_finite() && wait >= NO_WAIT * median {
         wait.max(0.0)
     } else {
         0.0
     };
-    let mut factors: Vec<(f64, f64)> = rows
-        .iter()
-        .map(|row| ((row.hold - wait) / row.normal.hold, row.weight))
-        .collect();
-    factors.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    let slowdown = weighted_median(factors.iter().copied()).unwrap_or(1.0);
+    values.clear();
+    let factor = |row: &Row| ((row.hold - wait) / row.normal.hold, row.weight);
+    values.extend(rows.iter().map(factor));
+    let slowdown = weighted_quantile(&mut values, 0.5).unwrap_or(1.0);
     let slowdown = if slowdown.is_finite() && slowdown >= NO_SLOWDOWN {
         slowdown
     } else {

@@ -105,15 +105,17 @@ pub struct Observed<'a> {
     pub length: f64,
 }
 
-/// Every endpoint of a service that something is known of.
+/// Adds every endpoint of a service that something is known of.
 pub fn observe<'a>(
     service: &'a str,
     ways: &'a BTreeMap<TrafficVia, Book>,
     windows: &Windows,
-) -> Vec<Observed<'a>> {
+    all: &mut Vec<Observed<'a>>,
+) {
     let books = in_order(ways, windows);
     let traces = ways.get(&TrafficVia::OtlpSpans);
-    let mut rows: Vec<Observed<'a>> = Vec::new();
+    let most = books.iter().map(|book| book.tracks().len()).max();
+    let mut rows: Vec<Observed<'a>> = Vec::with_capacity(most.unwrap_or(0));
     let mut known: HashMap<&'a str, Vec<usize>> = HashMap::new();
     let several = books.len() > 1;
     for (rank, &book) in books.iter().enumerate() {
@@ -134,7 +136,11 @@ pub fn observe<'a>(
     }
     put_database_time(&mut rows, traces, windows);
     put_gauges(&mut rows, &books, windows);
-    rows
+    if all.is_empty() {
+        *all = rows;
+    } else {
+        all.append(&mut rows);
+    }
 }
 
 /// The books, the one to count by first.

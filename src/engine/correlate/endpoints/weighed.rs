@@ -18,7 +18,7 @@ use super::flow::{Ended, Flow, before, concurrency_now, since};
 use super::noise::{block_width, sigma};
 use super::observed::{Evidence, Observed, Windows, observe};
 use super::use_of_database::{Block, use_of_database};
-use crate::engine::stats::robust::weighted_median;
+use crate::engine::stats::robust::weighted_quantile;
 use crate::engine::traffic::quantity::COARSE;
 use crate::engine::traffic::{Level, Traffic};
 use crate::sample::UnixSeconds;
@@ -85,10 +85,10 @@ pub fn weigh<'a>(
     sessions: &Level,
     windows: &Windows,
 ) -> Weighing<'a> {
-    let rows: Vec<Observed<'a>> = traffic
-        .of_target(target)
-        .flat_map(|(service, ways)| observe(service, ways, windows))
-        .collect();
+    let mut rows: Vec<Observed<'a>> = Vec::new();
+    for (service, ways) in traffic.of_target(target) {
+        observe(service, ways, windows, &mut rows);
+    }
     let Some(normal_sessions) = sessions.mean(&windows.baseline) else {
         return Weighing::default();
     };
@@ -106,19 +106,31 @@ pub fn weigh<'a>(
         blind: rows.iter().filter(|row| row.is_blind()).count(),
         ..Weighing::default()
     };
-    let flows = rows.into_iter().map(|row| {
-        let normal = before(&row.normal, hold_of_all);
-        let since = since(&row.since, normal, common.growth);
-        (row, normal, since)
-    });
-    let mut parts: Vec<Weighed<'a>> = flows
-        .map(|(row, normal, since)| {
-            weighing.surge += (common.growth - 1.0).max(0.0) * normal.concurrency();
-            weighing.slow += common.growth * normal.rate * (common.hold(normal.hold) - normal.hold);
-            part(row, normal, since, common, growth)
+    // Only a few of thousands are given out: the figures of the others are not
+    // even put together.
+    let mut grown: Vec<(f64, usize)> = Vec::with_capacity(rows.len());
+    for (place, row) in rows.iter().enumerate() {
+        let flows = Flows::of(row, hold_of_all, common, growth);
+        let normal = flows.normal;
+        weighing.surge += (common.growth - 1.0).max(0.0) * normal.concurrency();
+        weighing.slow += common.growth * normal.rate * (common.hold(normal.hold) - normal.hold);
+        let own = flows.own();
+        if own.is_finite() && own > 0.0 {
+            grown.push((own, place));
+        }
+    }
+    keep_largest(&mut grown);
+    let mut parts: Vec<Weighed<'a>> = grown
+        .iter()
+        .filter_map(|&(_, place)| {
+            let row = rows.get(place)?;
+            Some(part(
+                row,
+                &Flows::of(row, hold_of_all, common, growth),
+                common,
+            ))
         })
         .collect();
-    keep_largest(&mut parts);
     for endpoint in &mut parts {
         judge(endpoint, sessions, windows, &rise);
     }
@@ -190,37 +202,59 @@ fn gauge_growth(rows: &[Observed<'_>]) -> f64 {
     if ratios.len() < LEAST_GAUGES {
         return 1.0;
     }
-    ratios.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-    weighted_median(ratios.iter().copied())
+    weighted_quantile(&mut ratios, 0.5)
         .filter(|growth| growth.is_finite())
         .map_or(1.0, |growth| growth.max(1.0))
 }
 
-fn part<'a>(
-    row: Observed<'a>,
+/// An endpoint's requests before and since.
+struct Flows {
     normal: Flow,
     since: Flow,
-    common: Common,
-    growth: f64,
-) -> Weighed<'a> {
-    let (before, now, expected) = match row.running {
-        Some((before, now)) => (before, now, before * growth),
-        None => (
-            normal.concurrency(),
-            concurrency_now(since, row.since.window),
-            common.growth * normal.rate * common.hold(normal.hold),
-        ),
-    };
+    /// Requests at a time before, now, and to be expected now.
+    before: f64,
+    now: f64,
+    expected: f64,
+}
+
+impl Flows {
+    fn of(row: &Observed<'_>, hold_of_all: f64, common: Common, growth: f64) -> Self {
+        let normal = before(&row.normal, hold_of_all);
+        let since = since(&row.since, normal, common.growth);
+        let (before, now, expected) = match row.running {
+            Some((before, now)) => (before, now, before * growth),
+            None => (
+                normal.concurrency(),
+                concurrency_now(since, row.since.window),
+                common.growth * normal.rate * common.hold(normal.hold),
+            ),
+        };
+        Self {
+            normal,
+            since,
+            before,
+            now,
+            expected,
+        }
+    }
+
+    fn own(&self) -> f64 {
+        self.now - self.expected
+    }
+}
+
+fn part<'a>(row: &Observed<'a>, flows: &Flows, common: Common) -> Weighed<'a> {
+    let (normal, since) = (flows.normal, flows.since);
     let usual = common.hold(normal.hold);
     Weighed {
         rate_part: (since.rate - common.growth * normal.rate) * usual,
         hold_part: since.rate * (since.hold - usual),
-        observed: row,
+        observed: row.clone(),
         normal,
         since,
-        before,
-        now,
-        own: now - expected,
+        before: flows.before,
+        now: flows.now,
+        own: flows.own(),
         share: 0.0,
         novelty: 0.0,
         z: 0.0,
@@ -228,11 +262,10 @@ fn part<'a>(
     }
 }
 
-fn keep_largest(parts: &mut Vec<Weighed<'_>>) {
-    parts.retain(|endpoint| endpoint.own.is_finite() && endpoint.own > 0.0);
-    if parts.len() > LOOKED_AT {
-        parts.select_nth_unstable_by(LOOKED_AT, |a, b| b.own.total_cmp(&a.own));
-        parts.truncate(LOOKED_AT);
+fn keep_largest(grown: &mut Vec<(f64, usize)>) {
+    if grown.len() > LOOKED_AT {
+        grown.select_nth_unstable_by(LOOKED_AT, |a, b| b.0.total_cmp(&a.0));
+        grown.truncate(LOOKED_AT);
     }
 }
 
