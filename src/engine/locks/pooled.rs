@@ -6,7 +6,7 @@
 //! the connection, or, where that cannot be compared (unix socket, NAT), when
 //! database and user agree and the pooler has one server address only.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use crate::sample::{Backend, ClientSocket, PgbouncerReport, ServerSocket, UnixSeconds};
 
@@ -167,12 +167,12 @@ fn agrees(backend: &Backend, pooled: &Pooled<'_>) -> bool {
 }
 
 fn single_address(report: &PgbouncerReport) -> bool {
-    let addresses: BTreeSet<_> = report
+    let mut addresses = report
         .servers
         .iter()
-        .map(|server| (server.addr.as_str(), server.port))
-        .collect();
-    addresses.len() <= 1
+        .map(|server| (&server.addr, server.port));
+    let first = addresses.next();
+    addresses.all(|address| Some(address) == first)
 }
 
 #[cfg(test)]

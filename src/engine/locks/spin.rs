@@ -28,7 +28,7 @@ use crate::engine::incident::{Finding, Kind};
 use crate::sample::{StatementCalls, UnixSeconds};
 
 use crowd::{Crowd, count};
-use sightings::{Sighting, sightings};
+use sightings::{MAX_CANDIDATES, Sighting, sightings};
 
 /// The longest pause that spinning clients make between two tries, in seconds,
 /// and some: back-offs are usually capped at ten.
@@ -103,7 +103,6 @@ impl Spins {
 
     /// Takes in the newest looks.
     pub fn observe(&mut self, looks: &Looks<'_>) {
-        let servers = Servers::of(looks.poolers);
         if self.at != Some(looks.at) {
             if self.at.is_some_and(|before| looks.at < before) {
                 // Our clock was set back: what was seen lies in the future.
@@ -117,11 +116,22 @@ impl Spins {
             }
         }
         self.clients_wanted.clear();
-        for (wanted, spin) in &mut self.spins {
-            let since = looks.now - PAUSE;
+        // Mostly nobody spins.
+        if self.spins.is_empty() {
+            return;
+        }
+        let since = looks.now - PAUSE;
+        for spin in self.spins.values_mut() {
             spin.sightings.retain(|sighting| sighting.at >= since);
+        }
+        let tries = self.spins.values().flat_map(|spin| &spin.sightings);
+        let mut room = MAX_CANDIDATES.saturating_sub(tries.map(Sighting::candidates).sum());
+        let servers = Servers::of(looks.poolers);
+        for (wanted, spin) in &mut self.spins {
             for sighting in &mut spin.sightings {
-                sighting.find_callers(looks, &servers);
+                let before = sighting.candidates();
+                sighting.find_callers(looks, &servers, room);
+                room = room.saturating_sub(sighting.candidates() - before);
                 self.clients_wanted.extend(sighting.wants_clients());
             }
             spin.crowd = count(&spin.sightings, looks.settings.poolers_complete);

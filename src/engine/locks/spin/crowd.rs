@@ -6,7 +6,7 @@
 //! client can have made both are two spinners at least, and all clients that can
 //! have made one are the most there can be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::sightings::{Caller, Pool, Sighting};
 
@@ -36,15 +36,12 @@ pub struct Origin {
 /// Counts the clients behind `sightings`. `complete`: every pooler is polled.
 pub fn count(sightings: &[Sighting], complete: bool) -> Crowd {
     let mut least = 0;
-    let mut by_origin: BTreeMap<Origin, u32> = BTreeMap::new();
-    let mut groups: BTreeMap<(Origin, Group<'_>), Vec<&Sighting>> = BTreeMap::new();
+    let mut by_origin: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    let mut groups: BTreeMap<((&str, &str), Group<'_>), Vec<&Sighting>> = BTreeMap::new();
     for sighting in sightings {
-        let origin = Origin {
-            application: sighting.application.clone(),
-            client: sighting.client.clone(),
-        };
+        let origin = (sighting.application.as_str(), sighting.client.as_str());
         let group = match &sighting.caller {
-            Caller::Untold => Group::Untold,
+            Caller::Untold(_) => Group::Untold,
             Caller::Direct => Group::Direct,
             Caller::Pooled { pool, .. } => Group::Pool(pool),
         };
@@ -65,7 +62,19 @@ pub fn count(sightings: &[Sighting], complete: bool) -> Crowd {
     }
     let most = by_origin.values().sum::<u32>().max(least);
     let most = most.max(u32::from(!sightings.is_empty()));
-    let mut by_origin: Vec<_> = by_origin.into_iter().filter(|(_, n)| *n > 0).collect();
+    let by_origin = by_origin.into_iter().filter(|(_, n)| *n > 0);
+    let mut by_origin: Vec<_> = by_origin
+        .map(|((application, client), n)| {
+            let (application, client) = (application.to_owned(), client.to_owned());
+            (
+                Origin {
+                    application,
+                    client,
+                },
+                n,
+            )
+        })
+        .collect();
     by_origin.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     Crowd {
         least,
@@ -86,17 +95,17 @@ enum Group<'a> {
 
 /// Clients of one application in one pool: at least, and at most.
 fn behind_pooler(group: &[&Sighting]) -> (usize, usize) {
-    let mut sets: Vec<&BTreeSet<String>> = group
+    let mut sets: Vec<&[u64]> = group
         .iter()
         .filter_map(|sighting| match &sighting.caller {
-            Caller::Pooled { clients, .. } => clients.as_ref(),
-            Caller::Untold | Caller::Direct => None,
+            Caller::Pooled { clients, .. } => clients.as_deref(),
+            Caller::Untold(_) | Caller::Direct => None,
         })
         .filter(|set| !set.is_empty())
         .collect();
     sets.sort_by_key(|set| set.len());
     // Small sets first: each that shares nothing with those before is another.
-    let mut counted: BTreeSet<&String> = BTreeSet::new();
+    let mut counted: HashSet<u64> = HashSet::new();
     let mut apart = 0;
     for set in &sets {
         if !set.iter().any(|client| counted.contains(client)) {
@@ -104,7 +113,8 @@ fn behind_pooler(group: &[&Sighting]) -> (usize, usize) {
             apart += 1;
         }
     }
-    let all: BTreeSet<&String> = sets.iter().flat_map(|set| set.iter()).collect();
+    let mut all = counted;
+    all.extend(sets.iter().copied().flatten());
     let few = apart.max(1);
     (few, all.len().max(few))
 }

@@ -1,6 +1,7 @@
 //! Tries that failed, as one look at the server shows them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
 use super::{PAUSE, Wanted};
 use crate::engine::locks::advisory::Looks;
@@ -20,6 +21,10 @@ const FRESH: f64 = 5.0;
 const CHEAP_CLIENTS: u32 = 1_000;
 /// Candidates kept of one try.
 const MAX_CALLERS: usize = 1_000;
+/// Candidates kept of all tries at one target, which is under two megabytes: a
+/// thousand tries with a thousand candidates each would be eight. A try beyond
+/// that has none, as one that the pooler was not read for in time.
+pub const MAX_CANDIDATES: usize = 200_000;
 
 /// One try.
 #[derive(Debug, Clone)]
@@ -31,23 +36,24 @@ pub struct Sighting {
     pub client: String,
     pub application: String,
     pub caller: Caller,
-    /// What identifies the session, and finds it at a pooler.
-    session: Backend,
+    /// Pid, start of the session and of the statement, as bits.
+    session: (i32, u64),
+    query_start: u64,
 }
 
 /// Who made it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Caller {
-    /// The poolers have not been read since.
-    Untold,
+    /// The poolers have not been read since. What finds the session there.
+    Untold(Box<Backend>),
     /// The session itself.
     Direct,
     /// A client of a pool; which of them, as far as the pooler tells.
     Pooled {
         pool: Pool,
-        /// Identities of those whose last request may be it; `None` when the
-        /// clients were not read since.
-        clients: Option<BTreeSet<String>>,
+        /// Those whose last request may be it, each once, by a hash of their
+        /// identity; `None` when the clients were not read since.
+        clients: Option<Box<[u64]>>,
         wants_clients: bool,
     },
 }
@@ -61,24 +67,32 @@ pub struct Pool {
 
 impl Sighting {
     pub fn is_same_try(&self, other: &Self) -> bool {
-        self.session() == other.session() && self.session.query_start == other.session.query_start
+        self.session == other.session && self.query_start == other.query_start
     }
 
     /// The backend that made it, by pid and start; of a direct session that is
     /// the spinner.
     pub fn session(&self) -> (i32, u64) {
-        let start = self.session.backend_start.unwrap_or_default();
-        (self.session.pid, start.to_bits())
+        self.session
     }
 
-    /// Looks for who made it in what the poolers told since.
-    pub fn find_callers(&mut self, looks: &Looks<'_>, servers: &Servers<'_>) {
-        if self.caller == Caller::Untold {
+    /// How many clients may have made it.
+    pub fn candidates(&self) -> usize {
+        match &self.caller {
+            Caller::Pooled { clients, .. } => clients.as_ref().map_or(0, |all| all.len()),
+            Caller::Untold(_) | Caller::Direct => 0,
+        }
+    }
+
+    /// Looks for who made it in what the poolers told since; there is room for
+    /// so many candidates.
+    pub fn find_callers(&mut self, looks: &Looks<'_>, servers: &Servers<'_>, room: usize) {
+        if let Caller::Untold(backend) = &self.caller {
             let read = |look: &PoolerLook<'_>| look.fresh && look.at >= self.at;
             if !looks.poolers.iter().all(read) {
                 return;
             }
-            self.caller = caller(&self.session, servers);
+            self.caller = caller(backend, servers);
         }
         let Caller::Pooled {
             pool,
@@ -106,7 +120,14 @@ impl Sighting {
                 && names_agree(client, &self.application)
                 && may_have_called(client, self.at, look.at)
         });
-        *clients = Some(alike.map(identity).take(MAX_CALLERS).collect());
+        let mut alike: Vec<u64> = alike.map(identity).take(MAX_CALLERS).collect();
+        alike.sort_unstable();
+        alike.dedup();
+        // A part of them could look like another's.
+        if alike.len() > room {
+            alike.clear();
+        }
+        *clients = Some(alike.into());
     }
 
     pub fn wants_clients(&self) -> Option<String> {
@@ -121,10 +142,13 @@ impl Sighting {
     }
 }
 
-fn identity(client: &ClientSocket) -> String {
+/// A hash of 64 bits: among a thousand clients two are one in 4 × 10¹³ cases.
+/// Without keys, so that a replay counts as the live program did.
+fn identity(client: &ClientSocket) -> u64 {
+    let hasher = BuildHasherDefault::<DefaultHasher>::new();
     match &client.id {
-        Some(id) => id.clone(),
-        None => format!("{} {}", client.ptr, client.connect_time),
+        Some(id) => hasher.hash_one(id),
+        None => hasher.hash_one((&client.ptr, &client.connect_time)),
     }
 }
 
@@ -171,12 +195,18 @@ pub fn sightings(looks: &Looks<'_>) -> Vec<(Wanted, Sighting)> {
             query_id: backend.query_id,
             client: backend.client.clone().unwrap_or_default(),
             application: backend.application.clone().unwrap_or_default(),
-            caller: Caller::Untold,
-            session: Backend {
-                query: None,
-                lock_calls: Vec::new(),
-                ..backend.clone()
-            },
+            caller: Caller::Untold(Box::new(Backend {
+                pid: backend.pid,
+                database: backend.database.clone(),
+                user: backend.user.clone(),
+                client_port: backend.client_port,
+                ..Backend::default()
+            })),
+            session: (
+                backend.pid,
+                backend.backend_start.unwrap_or_default().to_bits(),
+            ),
+            query_start: query_start.to_bits(),
         };
         found.push((wanted, sighting));
     }
