@@ -5,7 +5,7 @@
 //! (severity, cause, subject, names, actions, or a share that moved by a
 //! tenth); figures that merely grow change the record silently.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -170,6 +170,12 @@ impl Ledger {
         self.open
             .keys()
             .any(|subject| subject.target == target && subject.kind == kind)
+    }
+
+    /// The targets with an open incident of this kind, in order of name.
+    pub fn targets_with(&self, kind: Kind) -> BTreeSet<String> {
+        let open = self.open.keys().filter(|subject| subject.kind == kind);
+        open.map(|subject| subject.target.clone()).collect()
     }
 
     /// Open incidents, oldest first.

@@ -73,7 +73,7 @@ impl Target {
         Self {
             name: name.to_owned(),
             settings: Arc::clone(settings),
-            services: Services::new(&settings.services),
+            services: Services::at(name, &settings.services),
             seen: TargetView::default(),
             shown: OnceLock::new(),
             graph: graph::WaitGraph::default(),
@@ -163,9 +163,13 @@ impl Target {
 
     /// Notes which services have sessions here.
     fn tie(&self, t: UnixSeconds, traffic: &mut Traffic) {
+        let mut last = None;
         for group in &self.seen.report.groups {
             let service = self.services.of(&self.name, group.application.as_deref());
-            traffic.see(t, &self.name, service);
+            // Groups come in runs of one application.
+            if last.replace(service) != Some(service) {
+                traffic.see(t, &self.name, service);
+            }
         }
     }
 

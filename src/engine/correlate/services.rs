@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobMatcher};
 
 use crate::engine::settings::Service;
 
@@ -12,35 +12,41 @@ const NAMELESS: &str = "unknown";
 /// The configured services of every target, their globs compiled.
 #[derive(Debug, Clone, Default)]
 pub struct Services {
-    targets: HashMap<String, TargetServices>,
+    /// By target: what an application's name must match, and whose it is then,
+    /// in the order of the file.
+    targets: HashMap<String, Vec<(Pattern, String)>>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct TargetServices {
-    globs: GlobSet,
-    /// The service name of each glob, in the order of the file.
-    names: Vec<String>,
+/// A glob. Each look asks for hundreds of sessions, and nearly every glob is a
+/// name or the beginning of one: those need no automaton.
+#[derive(Debug, Clone)]
+enum Pattern {
+    Name(String),
+    Beginning(String),
+    Glob(Box<GlobMatcher>),
 }
 
 impl Services {
-    /// Compiles the globs. One that is no glob is taken literally never to
-    /// match: the configuration has refused it before.
+    /// Compiles the globs. One that is no glob never matches: the configuration
+    /// has refused it before.
     pub fn new(services: &[Service]) -> Self {
-        let mut patterns: HashMap<String, Vec<(Glob, String)>> = HashMap::new();
+        Self::of_targets(services, |_| true)
+    }
+
+    /// Those of one target only.
+    pub fn at(target: &str, services: &[Service]) -> Self {
+        Self::of_targets(services, |name| name == target)
+    }
+
+    fn of_targets(services: &[Service], wanted: impl Fn(&str) -> bool) -> Self {
+        let mut targets: HashMap<String, Vec<(Pattern, String)>> = HashMap::new();
         for service in services {
-            for target in &service.targets {
-                let of_target = patterns.entry(target.clone()).or_default();
-                for pattern in &service.applications {
-                    if let Ok(glob) = Glob::new(pattern) {
-                        of_target.push((glob, service.name.clone()));
-                    }
-                }
+            for target in service.targets.iter().filter(|target| wanted(target)) {
+                let of_target = targets.entry(target.clone()).or_default();
+                let patterns = service.applications.iter().filter_map(|p| Pattern::of(p));
+                of_target.extend(patterns.map(|pattern| (pattern, service.name.clone())));
             }
         }
-        let targets = patterns
-            .into_iter()
-            .map(|(target, globs)| (target, TargetServices::compile(globs)))
-            .collect();
         Self { targets }
     }
 
@@ -52,30 +58,31 @@ impl Services {
         let Some(name) = application else {
             return NAMELESS;
         };
-        self.targets
-            .get(target)
-            .and_then(|services| services.of(name))
-            .unwrap_or(name)
+        let mut patterns = self.targets.get(target).into_iter().flatten();
+        let found = patterns.find(|(pattern, _)| pattern.takes(name));
+        found.map_or(name, |(_, service)| service)
     }
 }
 
-impl TargetServices {
-    fn compile(patterns: Vec<(Glob, String)>) -> Self {
-        let mut builder = GlobSetBuilder::new();
-        let mut names = Vec::with_capacity(patterns.len());
-        for (glob, name) in patterns {
-            builder.add(glob);
-            names.push(name);
-        }
-        match builder.build() {
-            Ok(globs) => Self { globs, names },
-            Err(_) => Self::default(),
-        }
+impl Pattern {
+    fn of(text: &str) -> Option<Self> {
+        let special = |text: &str| text.contains(['*', '?', '[', ']', '{', '}', '\\']);
+        let glob = Glob::new(text).ok()?;
+        Some(if !special(text) {
+            Self::Name(text.to_owned())
+        } else if let Some(beginning) = text.strip_suffix('*').filter(|rest| !special(rest)) {
+            Self::Beginning(beginning.to_owned())
+        } else {
+            Self::Glob(Box::new(glob.compile_matcher()))
+        })
     }
 
-    fn of(&self, application: &str) -> Option<&str> {
-        let first = self.globs.matches(application).into_iter().min()?;
-        self.names.get(first).map(String::as_str)
+    fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::Name(known) => known == name,
+            Self::Beginning(known) => name.starts_with(known.as_str()),
+            Self::Glob(glob) => glob.is_match(name),
+        }
     }
 }
 
@@ -101,6 +108,27 @@ mod tests {
         assert_eq!(of("registry-worker/7"), "registry");
         assert_eq!(of("reg-1"), "registry");
         assert_eq!(of("billing"), "rest");
+    }
+
+    #[test]
+    fn a_glob_in_short_is_the_same_glob() {
+        for (glob, name) in [
+            ("registry", "registry"),
+            ("registry", "registry-1"),
+            ("registry*", "registry"),
+            ("registry*", "registry/a b"),
+            ("registry*", "reg"),
+            ("*", "x"),
+            ("/srv/*", "/srv/a/b"),
+            ("a.b*", "axb"),
+        ] {
+            let expected = Glob::new(glob).unwrap().compile_matcher().is_match(name);
+            let pattern = Pattern::of(glob).unwrap();
+            assert!(!matches!(pattern, Pattern::Glob(_)), "{glob}");
+            assert_eq!(pattern.takes(name), expected, "{glob} {name}");
+        }
+        assert!(matches!(Pattern::of("reg-?*"), Some(Pattern::Glob(_))));
+        assert!(matches!(Pattern::of("a[*]*"), Some(Pattern::Glob(_))));
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Avalanche {
         Self {
             target: target.to_owned(),
             enabled: tuning.enabled,
-            services: Services::new(&settings.services),
+            services: Services::at(target, &settings.services),
             detector: OnsetDetector::new(tuning.into()),
             history: History::default(),
             past: Past::default(),

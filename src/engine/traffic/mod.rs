@@ -13,7 +13,7 @@ pub mod quantity;
 pub mod usual;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 pub use book::{Book, Refused, Track};
@@ -83,7 +83,8 @@ pub enum Tie {
 /// All that is known of endpoint traffic.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    configured: Vec<Service>,
+    /// The configured services and their targets.
+    configured: BTreeMap<String, BTreeSet<String>>,
     services: BTreeMap<String, BTreeMap<TrafficVia, Book>>,
     /// Services by their sessions: target, name, last seen.
     seen: BTreeMap<String, BTreeMap<String, UnixSeconds>>,
@@ -98,8 +99,13 @@ pub struct Traffic {
 
 impl Traffic {
     pub fn new(services: &[Service]) -> Self {
+        let mut configured: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for service in services {
+            let targets = configured.entry(service.name.clone()).or_default();
+            targets.extend(service.targets.iter().cloned());
+        }
         Self {
-            configured: services.to_vec(),
+            configured,
             ..Self::default()
         }
     }
@@ -148,11 +154,11 @@ impl Traffic {
         if self.services.len() >= MAX_SERVICES {
             let configured = &self.configured;
             self.services.retain(|name, ways| {
-                configured.iter().any(|known| known.name == *name)
+                configured.contains_key(name)
                     || ways.values().any(|book| t - book.newest() <= SERVICE_GONE)
             });
         }
-        self.services.len() < MAX_SERVICES || self.configured.iter().any(|s| s.name == service)
+        self.services.len() < MAX_SERVICES || self.configured.contains_key(service)
     }
 
     fn refuse(&mut self, via: TrafficVia, reason: &'static str, count: u64) {
@@ -190,17 +196,8 @@ impl Traffic {
     /// Whether and why the traffic of a service concerns a target. What is
     /// configured decides alone for the services that are configured.
     pub fn tie(&self, service: &str, target: &str) -> Option<Tie> {
-        let mut configured = self.configured.iter().filter(|known| known.name == service);
-        if let Some(known) = configured.next() {
-            let targets = || {
-                known
-                    .targets
-                    .iter()
-                    .chain(configured.flat_map(|s| &s.targets))
-            };
-            return targets()
-                .any(|name| name == target)
-                .then_some(Tie::Configured);
+        if let Some(targets) = self.configured.get(service) {
+            return targets.contains(target).then_some(Tie::Configured);
         }
         let seen = self.seen.get(target)?.contains_key(service);
         seen.then_some(Tie::ApplicationName)
