@@ -39,6 +39,8 @@ const IDLE: &str = "idle";
 /// * A statement that fills `track_activity_query_size` (less the three bytes that
 ///   a cut character can leave) is cut; without a tag in what is left of it, its
 ///   comment may be what was cut.
+/// * The pids are looked up by a hash, which `= ANY ($1)` is not under a generic
+///   plan, and `strpos` is cheaper than `LIKE`: both are asked of every idle session.
 /// * Limits: 2,000 groups, those not idle first (the rest is told by `total` and
 ///   `total_idle`), 2,000 waiters, 200 try-lock callers, the 20 oldest transactions, the 50 statements that have
 ///   run longest.
@@ -81,11 +83,12 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
                             OR comment NOT LIKE '%,route=''%' AND comment NOT LIKE '%,controller%')) AS untold
   FROM commented GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
 ), busy AS MATERIALIZED (
-  SELECT *, query LIKE '%pg\_try\_advisory%' AS tries FROM activity
-  WHERE state <> 'idle' OR xact_start IS NOT NULL OR pid = ANY ($1) OR query LIKE '%pg\_try\_advisory%'
+  SELECT *, strpos(query, 'pg_try_advisory') > 0 AS tries, pid IN (SELECT unnest($1::int4[])) AS is_named FROM activity
+  WHERE state <> 'idle' OR xact_start IS NOT NULL OR pid IN (SELECT unnest($1::int4[]))
+     OR strpos(query, 'pg_try_advisory') > 0
 ), picked AS (
-  SELECT pid FROM busy WHERE pid = ANY ($1)
-  UNION SELECT leader_pid FROM busy WHERE pid = ANY ($1) AND leader_pid IS NOT NULL
+  SELECT pid FROM busy WHERE is_named
+  UNION SELECT leader_pid FROM busy WHERE is_named AND leader_pid IS NOT NULL
   UNION (SELECT pid FROM busy WHERE wait_event_type = 'Lock' LIMIT 2000)
   UNION (SELECT pid FROM busy WHERE is_client AND tries AND pid <> pg_backend_pid() LIMIT 200)
   UNION (SELECT pid FROM busy WHERE is_client AND xact_start IS NOT NULL AND pid <> pg_backend_pid()
