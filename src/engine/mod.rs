@@ -15,6 +15,7 @@ pub mod series;
 pub mod settings;
 pub mod snapshot;
 pub mod stats;
+mod tables;
 mod target;
 pub mod traffic;
 pub mod words;
@@ -125,14 +126,15 @@ impl Engine {
         self.traffic.apply(t, report);
         self.traffic.refresh(t);
         let mut effects = Vec::new();
-        for (name, target) in &mut self.targets {
-            if self.traffic.tie(&report.service, name).is_none()
-                || !self.ledger.is_open(name, Kind::ConnectionAvalanche)
-            {
+        for name in self.ledger.targets_with(Kind::ConnectionAvalanche) {
+            let Some(target) = self.targets.get_mut(&name) else {
+                continue;
+            };
+            if self.traffic.tie(&report.service, &name).is_none() {
                 continue;
             }
             if let Some(Findings { kinds, findings }) = target.traffic(t, &self.traffic) {
-                effects.extend(self.ledger.settle(name, kinds, findings, t));
+                effects.extend(self.ledger.settle(&name, kinds, findings, t));
             }
         }
         effects

@@ -8,6 +8,7 @@
 //! lock table are missing, a session counts as a root only if it is seen not to
 //! wait, and the view says that it is not complete.
 
+mod lists;
 mod object;
 mod queue;
 mod roots;

@@ -132,7 +132,7 @@ impl<'g, 'a> Counted<'g, 'a> {
     fn behind(&mut self, root: u32) -> Behind {
         let graph = self.graph;
         let mut key: Vec<(u32, ModeSet)> = Vec::new();
-        for &(object, row) in &graph.held[root as usize] {
+        for &(object, row) in graph.held.at(root) {
             let mode = position(&graph.row(row).mode).map_or(0, |mode| 1 << mode);
             let bit = mode & graph.objects[object as usize].wanted;
             if bit != 0 {
@@ -156,7 +156,7 @@ impl<'g, 'a> Counted<'g, 'a> {
             behind.all = count(reached.len());
             behind.depth = reached.last().map_or(0, |last| last.level);
             for waiter in &reached {
-                for &(object, place) in &graph.requests[waiter.node as usize] {
+                for &(object, place) in graph.requests.at(waiter.node) {
                     let row = graph.objects[object as usize].queue[place as usize].row;
                     let seconds = wait_seconds(graph, graph.row(row), self.now);
                     behind.longest = longest(behind.longest, seconds);
@@ -206,7 +206,7 @@ fn has_moved_on(graph: &LockGraph<'_>, at: u32, backend: &Backend) -> bool {
     let began = backend.xact_start.zip(clock);
     let keeps = |(_, row): &(u32, u32)| graph.row(*row).locktype == "advisory";
     began.is_some_and(|(began, read)| began > read)
-        || (backend.state.as_deref() == Some("idle") && !graph.held[at as usize].iter().any(keeps))
+        || (backend.state.as_deref() == Some("idle") && !graph.held.at(at).iter().any(keeps))
 }
 
 /// The gentlest statement that lets the others go on.
@@ -245,7 +245,7 @@ fn transaction(graph: &LockGraph<'_>, xid: &str, now: UnixSeconds) -> RootBlocke
 
 /// The locks of a root that somebody has to wait for.
 fn in_the_way(graph: &LockGraph<'_>, root: u32) -> Vec<LockObject> {
-    let held = graph.held[root as usize].iter();
+    let held = graph.held.at(root).iter();
     let wanted = held.filter(|&&(object, row)| {
         let mode = position(&graph.row(row).mode).map_or(0, |mode| 1 << mode);
         graph.objects[object as usize].wanted & mode != 0

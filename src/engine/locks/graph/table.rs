@@ -11,13 +11,15 @@
 //! the [`web`](super::web), which is linear in the rows. Predicate locks
 //! (`SIReadLock`) wait for nobody and block nobody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use super::super::modes::{ModeSet, conflicts, position};
 use super::super::prepared::Prepared;
+use super::lists::Lists;
 use super::object::Object;
 use super::queue::{self, Answers, Queued};
 use super::web::Web;
+use crate::engine::tables::{Table, with_room};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
 /// So many holders of one object are looked through without a table.
@@ -69,15 +71,15 @@ pub struct Contended<'a> {
 pub struct LockGraph<'a> {
     pub(super) report: &'a PostgresReport,
     pub(super) prepared: Prepared<'a>,
-    backends: HashMap<i32, &'a Backend>,
+    backends: Table<i32, &'a Backend>,
     pub(super) nodes: Vec<Node<'a>>,
-    index: HashMap<Node<'a>, u32>,
+    index: Table<Node<'a>, u32>,
     pub(super) objects: Vec<Contended<'a>>,
     /// Per node, the granted rows on contended objects: (object, row).
-    pub(super) held: Vec<Vec<(u32, u32)>>,
+    pub(super) held: Lists,
     /// Per node, its requests: (object, place in its queue). More than one only
     /// in a parallel group.
-    pub(super) requests: Vec<Vec<(u32, u32)>>,
+    pub(super) requests: Lists,
     pub(super) web: Web,
     answers: Answers,
 }
@@ -90,10 +92,10 @@ impl<'a> LockGraph<'a> {
             prepared: Prepared::of(report),
             backends: present(report),
             nodes: Vec::new(),
-            index: HashMap::new(),
+            index: Table::default(),
             objects: Vec::new(),
-            held: Vec::new(),
-            requests: Vec::new(),
+            held: Lists::default(),
+            requests: Lists::default(),
             web: Web::default(),
             answers: Answers::new(),
         };
@@ -105,8 +107,13 @@ impl<'a> LockGraph<'a> {
     }
 
     /// The contended objects, by what they are; requests are not in order yet.
-    fn add_requests(&mut self) -> HashMap<Object<'a>, u32> {
-        let mut known: HashMap<Object<'a>, u32> = HashMap::new();
+    fn add_requests(&mut self) -> Table<Object<'a>, u32> {
+        let requests = self.report.locks.iter().filter(|lock| !lock.granted);
+        let requests = requests.count();
+        let mut known = with_room(requests);
+        self.index.reserve(2 * requests);
+        self.nodes.reserve(2 * requests);
+        self.objects.reserve(requests);
         for (row, lock) in (0u32..).zip(&self.report.locks) {
             if lock.granted {
                 continue;
@@ -140,11 +147,12 @@ impl<'a> LockGraph<'a> {
         known
     }
 
-    fn add_holders(&mut self, known: &HashMap<Object<'a>, u32>) {
+    fn add_holders(&mut self, known: &Table<Object<'a>, u32>) {
         if known.is_empty() {
             return;
         }
-        let mut place: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut held = Vec::new();
+        let mut place: Table<(u32, u32), usize> = Table::default();
         for (row, lock) in (0u32..).zip(&self.report.locks) {
             let Some(mode) = position(&lock.mode).filter(|_| lock.granted) else {
                 continue;
@@ -156,7 +164,7 @@ impl<'a> LockGraph<'a> {
                 continue;
             };
             let node = self.intern(node);
-            self.held[node as usize].push((at, row));
+            held.push((node, (at, row)));
             let holders = &mut self.objects[at as usize].holders;
             // Most objects have few holders: a table of them costs more than
             // it saves.
@@ -172,19 +180,22 @@ impl<'a> LockGraph<'a> {
             }
             holders[entry].1 |= 1 << mode;
         }
+        self.held = Lists::of(&held, self.nodes.len());
     }
 
     fn arrange(&mut self) {
         self.answers = self.answers();
         let answers = &self.answers;
+        let mut placed = Vec::with_capacity(self.objects.len());
         for (at, contended) in (0u32..).zip(&mut self.objects) {
             let mut requests = std::mem::take(&mut contended.queue);
             add_held(&mut requests, &contended.holders);
             contended.queue = queue::rearrange(queue::arrange(requests), answers);
             for (place, request) in (0u32..).zip(&contended.queue) {
-                self.requests[request.node as usize].push((at, place));
+                placed.push((request.node, (at, place)));
             }
         }
+        self.requests = Lists::of(&placed, self.nodes.len());
     }
 
     /// What PostgreSQL said of waiters; it names a group by its leader.
@@ -209,8 +220,6 @@ impl<'a> LockGraph<'a> {
         let at = *self.index.entry(node).or_insert(next);
         if at == next {
             self.nodes.push(node);
-            self.held.push(Vec::new());
-            self.requests.push(Vec::new());
         }
         at
     }
@@ -230,7 +239,7 @@ impl<'a> LockGraph<'a> {
     /// What a session waits for; more than one only in a parallel group.
     pub fn requests(&self, node: Node<'_>) -> impl Iterator<Item = &'a Lock> + '_ {
         let at = self.at(node);
-        let requests = at.into_iter().flat_map(|at| &self.requests[at as usize]);
+        let requests = at.into_iter().flat_map(|at| self.requests.at(at));
         requests.map(|&(object, place)| {
             self.row(self.objects[object as usize].queue[place as usize].row)
         })
@@ -243,7 +252,7 @@ impl<'a> LockGraph<'a> {
     /// What a session holds of the objects that somebody waits for.
     pub fn holds(&self, node: Node<'_>) -> impl Iterator<Item = &'a Lock> + '_ {
         let at = self.at(node);
-        let held = at.into_iter().flat_map(|at| &self.held[at as usize]);
+        let held = at.into_iter().flat_map(|at| self.held.at(at));
         held.map(|&(_, row)| self.row(row))
     }
 
@@ -254,7 +263,7 @@ impl<'a> LockGraph<'a> {
         let Some(waiter) = self.at(node) else {
             return Vec::new();
         };
-        for &(object, place) in &self.requests[waiter as usize] {
+        for &(object, place) in self.requests.at(waiter) {
             for edge in self.edges_of(object, place) {
                 let hard = matches!(edge.why, Why::Holds(_));
                 let known = found.entry(edge.blocker).or_insert(edge);
@@ -319,7 +328,7 @@ impl<'a> LockGraph<'a> {
 
     /// The lock of `node` on the object that is in the way of `request`.
     fn conflicting(&self, node: u32, object: u32, request: &Lock) -> Option<&'a Lock> {
-        let held = self.held[node as usize].iter();
+        let held = self.held.at(node).iter();
         let rows = held.filter(|(at, _)| *at == object);
         rows.map(|&(_, row)| self.row(row))
             .find(|lock| conflicts(&request.mode, &lock.mode))
@@ -336,7 +345,7 @@ impl<'a> LockGraph<'a> {
 
     /// Those behind the locks that a node holds, each once, sorted.
     pub(super) fn directly_behind(&self, node: u32) -> Vec<u32> {
-        let mut objects: Vec<u32> = self.held[node as usize].iter().map(|held| held.0).collect();
+        let mut objects: Vec<u32> = self.held.at(node).iter().map(|held| held.0).collect();
         objects.sort_unstable();
         objects.dedup();
         let mut waiters = Vec::new();
@@ -356,11 +365,11 @@ impl<'a> LockGraph<'a> {
     /// and one may hold thousands: the shorter list is searched.
     pub(super) fn modes_held(&self, node: u32, object: u32) -> ModeSet {
         let holders = &self.objects[object as usize].holders;
-        if holders.len() < self.held[node as usize].len() {
+        if holders.len() < self.held.at(node).len() {
             let own = holders.iter().find(|(holder, _)| *holder == node);
             return own.map_or(0, |(_, modes)| *modes);
         }
-        let held = self.held[node as usize].iter();
+        let held = self.held.at(node).iter();
         held.filter(|(at, _)| *at == object)
             .filter_map(|&(_, row)| position(&self.row(row).mode))
             .fold(0, |all, mode| all | 1 << mode)
@@ -376,7 +385,7 @@ impl<'a> LockGraph<'a> {
         let holders = contended.holders.iter();
         holders
             .flat_map(|&(node, _)| {
-                let held = self.held[node as usize].iter();
+                let held = self.held.at(node).iter();
                 held.filter(|(at, _)| self.objects[*at as usize].object == contended.object)
                     .map(move |&(_, row)| (self.nodes[node as usize], self.row(row)))
             })
@@ -450,12 +459,12 @@ impl<'a> LockGraph<'a> {
     }
 
     pub(super) fn waits(&self, at: u32) -> bool {
-        !self.requests[at as usize].is_empty()
+        !self.requests.at(at).is_empty()
     }
 
     /// Whether one that waits for nobody blocks somebody.
     fn blocks(&self, at: u32) -> bool {
-        let mut held = self.held[at as usize].iter();
+        let mut held = self.held.at(at).iter();
         held.any(|&(object, row)| {
             let mode = position(&self.row(row).mode).map_or(0, |mode| 1 << mode);
             self.objects[object as usize].wanted & mode != 0
@@ -472,7 +481,7 @@ fn add_held(requests: &mut [Queued], holders: &[(u32, ModeSet)]) {
         }
         return;
     }
-    let holders: HashMap<u32, ModeSet> = holders.iter().copied().collect();
+    let holders: Table<u32, ModeSet> = holders.iter().copied().collect();
     for request in requests {
         request.held = holders.get(&request.node).copied().unwrap_or(0);
     }
@@ -480,15 +489,17 @@ fn add_held(requests: &mut [Queued], holders: &[(u32, ModeSet)]) {
 
 /// The sessions by pid. The locks are read first: a session that began after
 /// that is another one with the same pid.
-fn present(report: &PostgresReport) -> HashMap<i32, &Backend> {
+fn present(report: &PostgresReport) -> Table<i32, &Backend> {
     let clock = report.server.as_ref().and_then(|server| server.clock);
     let there = |began: Option<UnixSeconds>| match (began, clock) {
         (Some(began), Some(clock)) => began <= clock,
         _ => true,
     };
+    let mut present = with_room(report.backends.len());
     let backends = report.backends.iter();
     let backends = backends.filter(|backend| there(backend.backend_start));
-    backends.map(|backend| (backend.pid, backend)).collect()
+    present.extend(backends.map(|backend| (backend.pid, backend)));
+    present
 }
 
 /// Rows of a look are far fewer than 2³².

@@ -3,12 +3,11 @@
 //! Each waiter is drawn once, where it is nearest to the root, so that a queue
 //! of writers behind one holder is a list and not a staircase.
 
-use std::collections::HashMap;
-
 use super::super::view::WaitNode;
 use super::table::{LockGraph, Node};
 use super::web::{Marks, Reached};
 use super::{describe, wait_seconds};
+use crate::engine::tables::{Table, with_room};
 use crate::sample::UnixSeconds;
 
 /// Deeper chains are cut in the tree (never in the counts): nobody reads on.
@@ -55,13 +54,15 @@ impl<'g, 'a> Drawing<'g, 'a> {
             .take_while(|waiter| waiter.level <= TREE_DEPTH);
         let drawn: Vec<&Reached> = near.take(TREE_NODES.min(self.left)).collect();
         self.left -= drawn.len();
-        let mut children: HashMap<u32, Vec<WaitNode>> = HashMap::new();
+        let mut children: Table<u32, Vec<WaitNode>> = with_room(drawn.len() + 1);
         // The nearest come first, so from the end every tree is whole when its
         // parent is drawn.
         for waiter in drawn.into_iter().rev() {
             let tree = sorted(children.remove(&waiter.node).unwrap_or_default());
             if let Some(node) = self.node(waiter, tree) {
-                children.entry(waiter.parent).or_default().push(node);
+                // Mostly it is the only one.
+                let siblings = children.entry(waiter.parent);
+                siblings.or_insert_with(|| Vec::with_capacity(1)).push(node);
             }
         }
         sorted(children.remove(&root).unwrap_or_default())
@@ -91,7 +92,7 @@ impl<'g, 'a> Drawing<'g, 'a> {
     /// holds, else by its place in the queue.
     fn place(&self, waiter: &Reached) -> Option<Place> {
         let graph = self.graph;
-        let requests = &graph.requests[waiter.node as usize];
+        let requests = graph.requests.at(waiter.node);
         let request = |(object, place): (u32, u32)| {
             (
                 object,
@@ -109,7 +110,7 @@ impl<'g, 'a> Drawing<'g, 'a> {
             }
         }
         for (object, place, own) in requests.iter().copied().map(request) {
-            let ahead = graph.requests[waiter.parent as usize].iter().copied();
+            let ahead = graph.requests.at(waiter.parent).iter().copied();
             let mut ahead = ahead.filter(|(at, before)| *at == object && *before < place);
             let other = ahead.find_map(|at| {
                 let (_, _, other) = request(at);

@@ -191,18 +191,19 @@ impl Web {
                 }
                 if low[at] == order[at] {
                     let first = path.iter().rposition(|&other| other == knot).unwrap_or(0);
-                    let members = path.split_off(first);
+                    let members = path.get(first..).unwrap_or_default();
                     let mut sessions = 0;
-                    for &member in &members {
+                    for &member in members {
                         on_path[member as usize] = false;
                         sessions += u32::from(member < self.sessions);
                     }
                     if sessions > 1 {
-                        for member in members.into_iter().filter(|&m| m < self.sessions) {
+                        for &member in members.iter().filter(|&&m| m < self.sessions) {
                             self.cycle[member as usize] = Some(found);
                         }
                         found += 1;
                     }
+                    path.truncate(first);
                 }
                 if let Some(&(parent, _)) = calls.last() {
                     low[parent as usize] = low[parent as usize].min(low[at]);
