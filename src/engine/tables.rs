@@ -1,8 +1,9 @@
 //! Hash tables for what is looked up thousands of times in one look.
 //!
 //! The hash of the standard library withstands whoever chooses keys on purpose
-//! and costs several times as much. This one is seeded anew for each table,
-//! which is enough for keys that a server makes: pids, oids, places in a list.
+//! and costs several times as much. This one is seeded anew for each table, which
+//! is enough where the keys are bounded in number: pids, places in a list, the
+//! routes that are kept.
 
 use std::collections::HashMap;
 

@@ -45,7 +45,6 @@ pub struct Target {
     seen: TargetView,
     shown: OnceLock<Arc<TargetView>>,
     graph: graph::WaitGraph,
-    advisory_locks: Vec<AdvisoryLock>,
     poolers: BTreeMap<String, PoolerView>,
     advisory: AdvisoryLocks,
     orphans: Vec<Finding>,
@@ -77,7 +76,6 @@ impl Target {
             seen: TargetView::default(),
             shown: OnceLock::new(),
             graph: graph::WaitGraph::default(),
-            advisory_locks: Vec::new(),
             // A pooler that never answered is a gap too.
             poolers: expected
                 .map(|pooler| {
@@ -131,7 +129,7 @@ impl Target {
         self.judge_locks(t);
         self.judge_waits(t);
         self.tie(t, traffic);
-        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
+        let roots = with_the_poolers_way(&self.graph.roots, self.advisory.views());
         let input = AvalancheInput {
             t,
             report: &report,
@@ -220,15 +218,15 @@ impl Target {
             poolers: &poolers,
             settings: &self.settings,
         };
-        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
-        let scene = Scene::new(&self.name, &looks, &roots, &self.advisory_locks);
+        let roots = with_the_poolers_way(&self.graph.roots, self.advisory.views());
+        let scene = Scene::new(&self.name, &looks, &roots, self.advisory.views());
         self.waits.observe(&scene, &self.orphans);
     }
 
     /// Of the advisory locks.
     fn lock_findings(&self) -> Vec<Finding> {
         let mut findings = self.orphans.clone();
-        findings.extend(self.spins.findings(&self.advisory_locks));
+        findings.extend(self.spins.findings(self.advisory.views()));
         findings
     }
 
@@ -248,15 +246,14 @@ impl Target {
                 self.orphans = self.advisory.findings(&self.orphans);
             }
         }
-        self.advisory_locks = self.advisory.views();
     }
 
     fn lock_view(&self) -> LockView {
-        let roots = with_the_poolers_way(&self.graph.roots, &self.advisory_locks);
+        let roots = with_the_poolers_way(&self.graph.roots, self.advisory.views());
         LockView {
             name: self.name.clone(),
             root_blockers: roots.into_owned(),
-            advisory_locks: self.advisory_locks.clone(),
+            advisory_locks: self.advisory.views().to_vec(),
             truncated: self.graph.truncated,
             chain_depth: self.graph.depth,
             waits: self.graph.waits.clone(),
@@ -360,6 +357,9 @@ fn with_the_poolers_way<'a>(
     roots: &'a [RootBlocker],
     locks: &[AdvisoryLock],
 ) -> Cow<'a, [RootBlocker]> {
+    if roots.is_empty() {
+        return Cow::Borrowed(roots);
+    }
     let idle = |root: &RootBlocker| root.state.as_deref() == Some("idle");
     let left = locks.iter().rev();
     let left = left.filter(|lock| lock.pooler.is_some() && !lock.action.is_empty());

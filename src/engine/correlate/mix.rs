@@ -1,10 +1,9 @@
 //! The sessions in use in one look, by whom they work for.
 
-use std::collections::HashMap;
-
 use super::parts::Part;
 use super::services::Services;
 use super::sessions::{in_use, waits_for_lock};
+use crate::engine::tables::Table;
 use crate::sample::PostgresReport;
 
 /// What one look tells of the sessions in use.
@@ -32,7 +31,7 @@ impl Mix {
             pooler_waits: f64::from(clients_waiting),
             ..Self::default()
         };
-        let mut counts: HashMap<Part, f64> = HashMap::new();
+        let mut counts: Table<Part, f64> = Table::default();
         for group in in_use(report) {
             let count = f64::from(group.count);
             mix.in_use += count;

@@ -1,8 +1,7 @@
 //! Who can have caused a rise: a tagged route, or an application whose sessions
 //! carry no tag. Names are kept once, as small numbers, and only so many.
 
-use std::collections::HashMap;
-
+use crate::engine::tables::Table;
 use crate::sample::UnixSeconds;
 
 /// Somebody who has sessions in use.
@@ -40,8 +39,8 @@ const FORGET: usize = LIMIT / 10;
 /// The names, bounded: those seen least recently are forgotten first.
 #[derive(Debug, Clone, Default)]
 pub struct Register {
-    ids: HashMap<Part, (PartId, UnixSeconds)>,
-    names: HashMap<PartId, Part>,
+    ids: Table<Part, (PartId, UnixSeconds)>,
+    names: Table<PartId, Part>,
     next: PartId,
 }
 

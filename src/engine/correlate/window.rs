@@ -4,10 +4,11 @@
 //! up to two minutes late; older ones are added up in ten-second buckets for half
 //! an hour. Both are bounded in number, and parts in [`parts`](super::parts).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::mix::Mix;
 use super::parts::{LIMIT, Part, PartId, Register};
+use crate::engine::tables::Table;
 use crate::sample::UnixSeconds;
 
 /// Seconds that single ticks are kept.
@@ -44,7 +45,7 @@ pub struct Means {
     pub lock_waits: f64,
     /// Clients waiting in the poolers.
     pub pooler_waits: f64,
-    pub parts: HashMap<PartId, f64>,
+    pub parts: Table<PartId, f64>,
 }
 
 impl Means {
@@ -63,7 +64,7 @@ struct Sums {
     in_use: f64,
     lock_waits: f64,
     pooler_waits: f64,
-    parts: HashMap<PartId, f64>,
+    parts: Table<PartId, f64>,
 }
 
 impl Sums {

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -19,6 +20,7 @@ use super::scene::{Scene, Waiter, fields, terminate};
 use super::watch::{Account, Stance, Suspicion, Watch};
 use crate::engine::incident::Kind;
 use crate::engine::locks::pooled::Match;
+use crate::engine::tables::{Table, with_room};
 use crate::engine::words;
 use crate::sample::Backend;
 
@@ -28,28 +30,45 @@ const MAX_REMEMBERED: usize = 10_000;
 /// Which backends were seen at which pooler.
 #[derive(Debug, Default)]
 pub struct Pooled {
-    /// By identity: the pooler, and the look that last showed the backend.
-    seen: BTreeMap<String, String>,
+    /// By pid and start, as bits: the pooler that showed the backend last.
+    seen: Table<(i32, u64), Arc<str>>,
 }
 
 impl Pooled {
     /// Takes in one look, and forgets backends that it does not show.
     pub fn remember(&mut self, scene: &Scene<'_>) {
-        let mut seen = BTreeMap::new();
+        let mut seen = with_room(scene.report.backends.len().min(MAX_REMEMBERED));
         for backend in &scene.report.backends {
-            if backend.backend_start.is_none() || seen.len() >= MAX_REMEMBERED {
+            let Some(start) = backend.backend_start else {
                 continue;
+            };
+            if seen.len() >= MAX_REMEMBERED {
+                break;
             }
-            let identity = scene.identity(backend.pid);
+            let identity = (backend.pid, start.to_bits());
+            let before = self.seen.remove(&identity);
             let pooler = match scene.context().servers.find(backend) {
-                Match::Found(pooled) => Some(pooled.look.report.pooler.clone()),
-                _ => self.seen.remove(&identity),
+                Match::Found(pooled) => {
+                    let name = pooled.look.report.pooler.as_str();
+                    Some(
+                        before
+                            .filter(|known| **known == *name)
+                            .unwrap_or_else(|| name.into()),
+                    )
+                }
+                _ => before,
             };
             if let Some(pooler) = pooler {
                 seen.insert(identity, pooler);
             }
         }
         self.seen = seen;
+    }
+
+    /// The pooler that a backend was seen at.
+    fn of(&self, backend: &Backend) -> Option<&str> {
+        let identity = (backend.pid, backend.backend_start?.to_bits());
+        self.seen.get(&identity).map(|pooler| &**pooler)
     }
 }
 
@@ -81,7 +100,8 @@ pub fn check(scene: &Scene<'_>, pooled: &Pooled, watch: &Watch) -> Vec<Suspicion
         .filter_map(|waiter| suspicion(scene, pooled, watch, waiter))
         .collect();
     // A ghost that has its lock by now is still there.
-    for backend in &scene.report.backends {
+    let told = watch.tells().then_some(&scene.report.backends);
+    for backend in told.into_iter().flatten() {
         let key = scene.identity(backend.pid);
         if !waiting.contains(&backend.pid)
             && watch.is_open(&key)
@@ -110,7 +130,7 @@ fn suspicion(
         return None;
     }
     let key = scene.identity(backend.pid);
-    let why = match pooled.seen.get(&key) {
+    let why = match pooled.of(backend) {
         Some(pooler) => format!("pooler {pooler} had this backend, and has forgotten it"),
         None if from_configured_pooler(scene, backend) => format!(
             "it comes from {}, where only poolers connect from, and none of them has it",

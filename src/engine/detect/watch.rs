@@ -249,6 +249,11 @@ impl Watch {
         case.is_some_and(|case| case.open_since.is_some())
     }
 
+    /// Whether anything is being told.
+    pub fn tells(&self) -> bool {
+        self.cases.values().any(|case| case.open_since.is_some())
+    }
+
     /// What is being told of an entity since an earlier life of the program.
     pub fn restored(&self, key: &str) -> Option<&Account> {
         let case = self.cases.get(key).filter(|case| case.is_restored);

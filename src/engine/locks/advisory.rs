@@ -5,7 +5,8 @@
 //! pids come back. An incident stays open until the lock or its backend is gone
 //! in two polls running, or its owner is back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::calls::takes;
 use super::catalogue;
@@ -19,6 +20,7 @@ use super::view::{AdvisoryLock, PoolIdentity, Verdict};
 use super::words::{action, actions, evidence, subject};
 use crate::engine::Settings;
 use crate::engine::incident::{Finding, Incident, Kind};
+use crate::engine::tables::{Table, with_room};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
 /// Locks followed that a look does not show because it was cut.
@@ -31,10 +33,12 @@ const MAX_FINDINGS: usize = 100;
 #[derive(Debug)]
 pub struct AdvisoryLocks {
     target: String,
-    tracked: HashMap<LockIdentity, Tracked>,
+    tracked: Table<LockIdentity, Tracked>,
     /// Time of the newest poll taken in.
     polled_at: Option<UnixSeconds>,
-    views: Vec<(LockIdentity, AdvisoryLock)>,
+    /// The locks as people see them, worst verdict first, and which each is.
+    views: Vec<AdvisoryLock>,
+    identities: Vec<LockIdentity>,
     clients_wanted: BTreeSet<String>,
     /// Locks declared orphaned in an earlier life of the program and not seen
     /// yet in this one, by the key of their finding.
@@ -77,9 +81,10 @@ impl AdvisoryLocks {
     pub fn new(target: &str) -> Self {
         Self {
             target: target.to_owned(),
-            tracked: HashMap::new(),
+            tracked: Table::default(),
             polled_at: None,
             views: Vec::new(),
+            identities: Vec::new(),
             clients_wanted: BTreeSet::new(),
             declared_before: BTreeMap::new(),
         }
@@ -102,15 +107,21 @@ impl AdvisoryLocks {
             all.for_each(|tracked| tracked.clock_set_back(looks.at));
             self.polled_at = None;
         }
-        let context = Context::of(looks);
-        let backends: HashMap<i32, &Backend> =
-            looks.report.backends.iter().map(|b| (b.pid, b)).collect();
+        // Many servers never show an advisory lock.
+        let context = LazyCell::new(|| Context::of(looks));
+        let backends = LazyCell::new(|| {
+            let mut by_pid: Table<i32, &Backend> = with_room(looks.report.backends.len());
+            by_pid.extend(looks.report.backends.iter().map(|b| (b.pid, b)));
+            by_pid
+        });
         let waiters = waiters_by_key(looks.report);
         let prepared = Prepared::of(looks.report);
-        let mut seen = HashSet::new();
+        let mut views = Vec::with_capacity(self.views.len());
         let mut veiled = HashSet::new();
-        self.views.clear();
         self.clients_wanted.clear();
+        self.tracked
+            .values_mut()
+            .for_each(|tracked| tracked.shown = false);
         for lock in granted(looks.report) {
             let backend = lock.pid.and_then(|pid| backends.get(&pid).copied());
             let mut view = plain_view(lock, looks, &prepared);
@@ -118,15 +129,19 @@ impl AdvisoryLocks {
             view.spinners = spins.on(&view.database, &view.key);
             let identity = LockIdentity::of(lock, backend, &prepared);
             if let Some(identity) = &identity {
-                seen.insert(identity.clone());
                 self.judge(identity, lock, backend, &context, &mut view);
             } else if backend.is_some() {
                 // There, but without the start of its backend.
                 veiled.insert((lock.pid, key_text(lock), lock.mode.as_str()));
             }
             let identity = identity.unwrap_or_else(|| LockIdentity::unknown(lock, &prepared));
-            self.views.push((identity, view));
+            views.push((identity, view));
         }
+        let rank = |view: &AdvisoryLock| view.verdict == Verdict::Owned;
+        views.sort_by(|(_, a), (_, b)| {
+            (rank(a), &a.database, &a.key, a.pid).cmp(&(rank(b), &b.database, &b.key, b.pid))
+        });
+        (self.identities, self.views) = views.into_iter().unzip();
         if new_poll {
             let complete = shows_every_granted(looks.report);
             // Not there in two polls: should it come, it is another lock.
@@ -136,15 +151,15 @@ impl AdvisoryLocks {
             self.polled_at = Some(looks.at);
             let room = self.tracked.len() <= MAX_TRACKED;
             self.tracked.retain(|identity, tracked| {
+                if tracked.shown {
+                    tracked.missing = false;
+                    return true;
+                }
                 let slot = (
                     Some(identity.pid),
                     identity.key.clone(),
                     identity.mode.as_str(),
                 );
-                if seen.contains(identity) {
-                    tracked.missing = false;
-                    return true;
-                }
                 if (!complete && room) || veiled.contains(&slot) {
                     return true;
                 }
@@ -182,6 +197,7 @@ impl AdvisoryLocks {
             }
             tracked
         });
+        tracked.shown = true;
         let (judgement, pooler_at) = match backend {
             None => {
                 let why = "a prepared transaction holds it".into();
@@ -218,17 +234,8 @@ impl AdvisoryLocks {
     }
 
     /// The locks as people see them, worst verdict first.
-    pub fn views(&self) -> Vec<AdvisoryLock> {
-        let mut views: Vec<_> = self.views.iter().map(|(_, view)| view.clone()).collect();
-        views.sort_by(|a, b| {
-            (a.verdict == Verdict::Owned, &a.database, &a.key, a.pid).cmp(&(
-                b.verdict == Verdict::Owned,
-                &b.database,
-                &b.key,
-                b.pid,
-            ))
-        });
-        views
+    pub fn views(&self) -> &[AdvisoryLock] {
+        &self.views
     }
 
     /// Poolers whose clients the next look should read.
@@ -239,7 +246,14 @@ impl AdvisoryLocks {
     /// A finding for each lock that was declared orphaned and is still there,
     /// or was until the newest poll.
     pub fn findings(&self, previous: &[Finding]) -> Vec<Finding> {
-        let views: HashMap<_, _> = self.views.iter().map(|(id, view)| (id, view)).collect();
+        if self
+            .tracked
+            .values()
+            .all(|tracked| tracked.declared_at.is_none())
+        {
+            return Vec::new();
+        }
+        let views: Table<_, _> = self.identities.iter().zip(&self.views).collect();
         let mut declared: Vec<_> = self
             .tracked
             .iter()
@@ -447,8 +461,8 @@ fn key_of(lock: &Lock) -> KeyOf<'_> {
     )
 }
 
-fn waiters_by_key(report: &PostgresReport) -> HashMap<KeyOf<'_>, u32> {
-    let mut waiters = HashMap::new();
+fn waiters_by_key(report: &PostgresReport) -> Table<KeyOf<'_>, u32> {
+    let mut waiters = Table::default();
     let waiting = |lock: &&Lock| lock.locktype == "advisory" && !lock.granted;
     for lock in report.locks.iter().filter(waiting) {
         *waiters.entry(key_of(lock)).or_insert(0) += 1;

@@ -77,8 +77,10 @@ fn sqlx(database: &str) -> i64 {
 }
 
 fn golang_migrate(database: &str) -> i64 {
-    let joined = format!("public\0schema_migrations\0{database}");
-    i64::from(crc32(&joined).wrapping_mul(GOLANG_MIGRATE_SALT))
+    let mut joined = crc32fast::Hasher::new();
+    joined.update(b"public\0schema_migrations\0");
+    joined.update(database.as_bytes());
+    i64::from(joined.finalize().wrapping_mul(GOLANG_MIGRATE_SALT))
 }
 
 fn grafana(database: &str) -> i64 {
@@ -86,10 +88,11 @@ fn grafana(database: &str) -> i64 {
 }
 
 fn flyway(schema: &str, table: &str) -> i64 {
-    let quoted = format!("\"{schema}\".\"{table}\"");
+    let quoted = ["\"", schema, "\".\"", table, "\""];
     // Java's String.hashCode.
     let hash = quoted
-        .encode_utf16()
+        .into_iter()
+        .flat_map(str::encode_utf16)
         .fold(0_i32, |h, c| h.wrapping_mul(31).wrapping_add(i32::from(c)));
     FLYWAY_MAGIC + i64::from(hash)
 }

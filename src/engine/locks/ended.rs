@@ -77,9 +77,11 @@ struct Ended {
 impl EndedWaits {
     /// Takes in a look; `clock` is the server's.
     pub fn observe(&mut self, report: &PostgresReport, clock: UnixSeconds) {
+        let waits = report.locks.iter().any(|lock| !lock.granted);
         let starts: HashMap<i32, UnixSeconds> = report
             .backends
             .iter()
+            .filter(|_| waits)
             .filter_map(|backend| Some((backend.pid, backend.backend_start?)))
             .collect();
         let before = self.at.replace(clock);

@@ -6,8 +6,6 @@
 //! the connection, or, where that cannot be compared (unix socket, NAT), when
 //! database and user agree and the pooler has one server address only.
 
-use std::collections::HashMap;
-
 use crate::sample::{Backend, ClientSocket, PgbouncerReport, ServerSocket, UnixSeconds};
 
 /// The newest look at a pooler that stands in front of the target.
@@ -79,10 +77,11 @@ impl<'a> Pooled<'a> {
     }
 }
 
-/// The server connections of all fresh looks, by the pid that they tell.
+/// The server connections of all fresh looks.
 #[derive(Debug)]
 pub struct Servers<'a> {
-    by_pid: HashMap<i32, Vec<Candidate<'a>>>,
+    /// In the order of the pid that they tell, and then of the looks.
+    by_pid: Vec<Candidate<'a>>,
 }
 
 #[derive(Debug)]
@@ -94,46 +93,66 @@ struct Candidate<'a> {
 
 impl<'a> Servers<'a> {
     pub fn of(looks: &[PoolerLook<'a>]) -> Self {
-        let mut by_pid: HashMap<i32, Vec<Candidate<'a>>> = HashMap::new();
+        let mut by_pid = Vec::new();
         for look in looks.iter().filter(|look| look.fresh) {
             let single_address = single_address(look.report);
-            for server in &look.report.servers {
-                let look = *look;
-                by_pid
-                    .entry(server.remote_pid)
-                    .or_default()
-                    .push(Candidate {
-                        pooled: Pooled { look, server },
-                        single_address,
-                    });
-            }
+            by_pid.extend(look.report.servers.iter().map(|server| Candidate {
+                pooled: Pooled {
+                    look: *look,
+                    server,
+                },
+                single_address,
+            }));
         }
+        by_pid.sort_by_key(|candidate| candidate.pooled.server.remote_pid);
         Self { by_pid }
+    }
+
+    fn of_pid(&self, pid: i32) -> &[Candidate<'a>] {
+        let of = |candidate: &Candidate<'a>| candidate.pooled.server.remote_pid;
+        let begin = self.by_pid.partition_point(|candidate| of(candidate) < pid);
+        let found = &self.by_pid[begin..];
+        &found[..found.partition_point(|candidate| of(candidate) == pid)]
     }
 
     /// Finds the server connection of `backend`.
     pub fn find(&self, backend: &Backend) -> Match<'a> {
-        let mut by_port = Vec::new();
-        let mut by_name = Vec::new();
+        let mut by_port = Only::None;
+        let mut by_name = Only::None;
         let mut doubtful = false;
-        for candidate in self.by_pid.get(&backend.pid).into_iter().flatten() {
+        for candidate in self.of_pid(backend.pid) {
             let pooled = candidate.pooled;
             if same_port(backend, pooled.server) {
-                by_port.push(pooled);
+                by_port.add(pooled);
             } else if agrees(backend, &pooled) {
                 if candidate.single_address {
-                    by_name.push(pooled);
+                    by_name.add(pooled);
                 } else {
                     doubtful = true;
                 }
             }
         }
-        let found = if by_port.is_empty() { by_name } else { by_port };
-        match found[..] {
-            [pooled] => Match::Found(pooled),
-            [] if !doubtful => Match::None,
+        match (by_port, by_name) {
+            (Only::One(pooled), _) | (Only::None, Only::One(pooled)) => Match::Found(pooled),
+            (Only::None, Only::None) if !doubtful => Match::None,
             _ => Match::Ambiguous,
         }
+    }
+}
+
+/// What was found, as long as it is one.
+enum Only<'a> {
+    None,
+    One(Pooled<'a>),
+    Several,
+}
+
+impl<'a> Only<'a> {
+    fn add(&mut self, pooled: Pooled<'a>) {
+        *self = match self {
+            Self::None => Self::One(pooled),
+            Self::One(_) | Self::Several => Self::Several,
+        };
     }
 }
 

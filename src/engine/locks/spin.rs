@@ -195,6 +195,9 @@ impl Spins {
 
     /// How many spin on one lock.
     pub fn on(&self, database: &str, key: &str) -> u32 {
+        if self.spins.is_empty() {
+            return 0;
+        }
         let wanted = Wanted {
             database: database.to_owned(),
             key: key.to_owned(),

@@ -30,6 +30,8 @@ pub struct Tracked {
     pub reason: String,
     /// The lock was absent from the newest poll.
     pub missing: bool,
+    /// It is in the look that is being judged.
+    pub shown: bool,
     appeared: Appeared,
     taking: Taking,
     /// Was seen on a server that no client had.
@@ -110,6 +112,7 @@ impl Tracked {
             confirmed: None,
             reason: String::new(),
             missing: false,
+            shown: false,
             appeared: Appeared {
                 absent_at,
                 first_seen: now,

@@ -4,12 +4,12 @@
 //! longest makes room when it is idle; amounts are spread over the span that
 //! their report covers; totals only grow.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::holds::Holds;
 use super::names::RouteKey;
 use super::quantity::{Level, Quantity};
+use crate::engine::tables::Table;
 use crate::sample::{RouteTraffic, UnixSeconds};
 
 /// Routes of one service and way. As many as an edge tells apart, and `other`.
@@ -50,7 +50,7 @@ pub struct Track {
 /// One service as one way tells of it.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
-    index: HashMap<Arc<str>, usize>,
+    index: Table<Arc<str>, usize>,
     tracks: Vec<Track>,
     /// All routes together: seconds of requests.
     pub all_seconds: Quantity,

@@ -20,6 +20,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::super::modes::{MODES, ModeSet, conflict_set};
+use super::table::FEW;
+use crate::engine::tables::Table;
 use crate::sample::UnixSeconds;
 
 /// Starts closer than this, in seconds, say nothing of the order: `waitstart`
@@ -58,6 +60,21 @@ impl Queued {
             return false;
         };
         other + CLOSE < own && self.held == 0
+    }
+}
+
+/// Says of each request what its session holds of the same object.
+pub fn add_held(requests: &mut [Queued], holders: &[(u32, ModeSet)]) {
+    if holders.len() <= FEW {
+        for request in requests {
+            let own = holders.iter().find(|(node, _)| *node == request.node);
+            request.held = own.map_or(0, |(_, modes)| *modes);
+        }
+        return;
+    }
+    let holders: Table<u32, ModeSet> = holders.iter().copied().collect();
+    for request in requests {
+        request.held = holders.get(&request.node).copied().unwrap_or(0);
     }
 }
 

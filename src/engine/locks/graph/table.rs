@@ -23,7 +23,7 @@ use crate::engine::tables::{Table, with_room};
 use crate::sample::{Backend, Lock, PostgresReport, UnixSeconds};
 
 /// So many holders of one object are looked through without a table.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
 
 /// A session, or a prepared transaction by its transaction id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -189,7 +189,7 @@ impl<'a> LockGraph<'a> {
         let mut placed = Vec::with_capacity(self.objects.len());
         for (at, contended) in (0u32..).zip(&mut self.objects) {
             let mut requests = std::mem::take(&mut contended.queue);
-            add_held(&mut requests, &contended.holders);
+            queue::add_held(&mut requests, &contended.holders);
             contended.queue = queue::rearrange(queue::arrange(requests), answers);
             for (place, request) in (0u32..).zip(&contended.queue) {
                 placed.push((request.node, (at, place)));
@@ -469,21 +469,6 @@ impl<'a> LockGraph<'a> {
             let mode = position(&self.row(row).mode).map_or(0, |mode| 1 << mode);
             self.objects[object as usize].wanted & mode != 0
         })
-    }
-}
-
-/// Says of each request what its session holds of the same object.
-fn add_held(requests: &mut [Queued], holders: &[(u32, ModeSet)]) {
-    if holders.len() <= FEW {
-        for request in requests {
-            let own = holders.iter().find(|(node, _)| *node == request.node);
-            request.held = own.map_or(0, |(_, modes)| *modes);
-        }
-        return;
-    }
-    let holders: Table<u32, ModeSet> = holders.iter().copied().collect();
-    for request in requests {
-        request.held = holders.get(&request.node).copied().unwrap_or(0);
     }
 }
 
