@@ -99,3 +99,59 @@ fn name(url: &Url) -> String {
         .unwrap_or_default();
     format!("{host}{port}{}", url.path().trim_end_matches('/'))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, ConfigErrors, Credentials};
+
+    fn parse(section: &str) -> Result<Config, ConfigErrors> {
+        let server = "[[postgres]]\nname = \"main\"\ndsn = \"postgresql://u@h/d\"\n";
+        let text = format!("{server}[alertmanager]\n{section}\n");
+        Config::parse(&text, "the test", |_| None)
+    }
+
+    #[test]
+    fn a_url_may_have_a_path_and_a_login() {
+        let config = parse(
+            "urls = [\"http://a:9093/\", \"https://me:hunter2@b.example/am/\"]\n\
+             external_url = \"https://pit.example/\"",
+        );
+        let config = config.unwrap().alertmanager;
+        let urls: Vec<_> = config.urls.iter().map(|url| url.url.as_str()).collect();
+        assert_eq!(urls, ["http://a:9093", "https://b.example/am"]);
+        assert_eq!(config.urls[1].name, "b.example/am");
+        assert!(matches!(
+            config.urls[1].credentials,
+            Credentials::Basic { .. }
+        ));
+        assert!(!format!("{config:?}").contains("hunter2"));
+        assert_eq!(config.external_url.as_deref(), Some("https://pit.example"));
+        assert!(parse("").unwrap().alertmanager.urls.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_pushed_to_is_told_with_its_line() {
+        for (section, part) in [
+            (
+                "urls = [\"alertmanager:9093\"]",
+                "must begin with http:// or https://",
+            ),
+            ("urls = [\"no address\"]", "must be an address"),
+            ("urls = [\"http://a\", \"http://a/\"]", "twice"),
+            ("urls = [\"http://a\"]\nurl = \"b\"", "unknown key \"url\""),
+            (
+                "external_url = \"https://u:hunter2@a\"",
+                "take the user and password out",
+            ),
+            (
+                "urls = [\"http://a\"]\nusername = \"u\"\npassword_file = \"/nowhere\"",
+                "cannot be read",
+            ),
+        ] {
+            let report = parse(section).unwrap_err().to_string();
+            assert!(report.contains(part), "{section}: {report}");
+            assert!(report.contains("the test:"), "{report}");
+            assert!(!report.contains("hunter2"), "{report}");
+        }
+    }
+}
