@@ -134,6 +134,7 @@ fn postgres(t: f64, random: &mut fastrand::Rng) -> PostgresReport {
                 wait_event: (n % 4 == 0 && busy).then(|| "DataFileRead".into()),
                 route: busy.then(|| route(n)),
                 count: random.u32(1..4),
+                ..Group::default()
             }
         })
         .collect();

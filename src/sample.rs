@@ -199,6 +199,9 @@ pub struct Group {
     /// untagged.
     pub route: Option<String>,
     pub count: u32,
+    /// Of these, sessions that began in the ten seconds before the look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub young: Option<u32>,
 }
 
 /// One backend of `pg_stat_activity`.

@@ -14,7 +14,8 @@ use snowpit::engine::settings::Pooler;
 use snowpit::engine::{Engine, Settings};
 use snowpit::sample::{
     Backend, ClientSocket, FailureReason, Group, Lists, Lock, PgbouncerReport, Pool, PoolDatabase,
-    PoolerConfig, PostgresReport, PreparedTransaction, Report, Sample, Server, ServerSocket,
+    PoolStats, PoolerConfig, PostgresReport, PreparedTransaction, Report, RouteTraffic, Sample,
+    Server, ServerSocket, TrafficReport,
 };
 
 /// Times as they should be, and as nobody should write them.
@@ -54,8 +55,8 @@ fn number() -> impl Strategy<Value = u32> {
 
 prop_compose! {
     fn group()(database in option::of(word()), application in option::of(word()), state in option::of(word()),
-               wait in option::of(word()), route in option::of(word()), count in number()) -> Group {
-        Group { database, application, state, wait_event_type: wait, route, count, ..Group::default() }
+               wait in option::of(word()), route in option::of(word()), count in number(), young in option::of(number())) -> Group {
+        Group { database, application, state, wait_event_type: wait, route, count, young, ..Group::default() }
     }
 }
 
@@ -85,13 +86,13 @@ prop_compose! {
 
 prop_compose! {
     fn server()(version in option::of(any::<u32>()), clock in option::of(time()), started_at in option::of(time()),
-                max_connections in option::of(number()), reserved_connections in option::of(number())) -> Server {
-        Server { version, clock, started_at, in_recovery: None, max_connections, reserved_connections }
+                max_connections in option::of(number()), reserved_connections in option::of(number()), in_recovery in option::of(any::<bool>())) -> Server {
+        Server { version, clock, started_at, in_recovery, max_connections, reserved_connections }
     }
 }
 
 prop_compose! {
-    fn postgres()(error in option::weighted(0.1, Just(FailureReason::TooManyConnections)), server in option::of(server()),
+    fn postgres()(error in option::weighted(0.2, prop_oneof![Just(FailureReason::TooManyConnections), Just(FailureReason::Refused), Just(FailureReason::Timeout)]), server in option::of(server()),
                   opened in option::of(any::<u64>()), groups in vec(group(), 0..6), backends in vec(backend(), 0..8),
                   locks in vec(lock(), 0..12), truncated in any::<bool>(), prepared in vec(word(), 0..3),
                   sees in option::of(any::<bool>())) -> Report {
@@ -131,16 +132,29 @@ fn client(socket: ServerSocket) -> ClientSocket {
 prop_compose! {
     fn pgbouncer()(pooler in prop_oneof![Just("pooler-1"), Just("pooler-2")], error in option::weighted(0.1, Just(FailureReason::Refused)),
                    servers in vec(socket(), 0..6), clients in option::of(vec(socket(), 0..6)), pools in vec((word(), word(), word(), number()), 0..4),
-                   databases in vec((word(), word(), any::<bool>()), 0..3), used in number(), flags in any::<(bool, bool, bool)>()) -> Report {
+                   databases in vec((word(), word(), any::<bool>()), 0..3), stats in vec((word(), any::<(u64, u64, u64)>()), 0..3), used in number(), flags in any::<(bool, bool, bool)>()) -> Report {
         Report::Pgbouncer(PgbouncerReport {
             pooler: pooler.into(), target: "main".into(), error, servers,
             clients: clients.map(|clients| clients.into_iter().map(client).collect()),
             pools: pools.into_iter().map(|(database, user, pool_mode, cl_waiting)| Pool { database, user, pool_mode, cl_waiting, ..Pool::default() }).collect(),
             databases: databases.into_iter().map(|(name, database, paused)| PoolDatabase { name, database, paused, ..PoolDatabase::default() }).collect(),
+            stats: stats.into_iter().map(|(database, (total_xact_count, total_query_count, total_query_time))| PoolStats { database, total_xact_count, total_query_count, total_query_time, ..PoolStats::default() }).collect(),
             lists: Lists { used_clients: used, ..Lists::default() },
             config: flags.0.then(|| PoolerConfig { so_reuseport: flags.1, ..PoolerConfig::default() }),
             too_many_clients: flags.1, truncated: flags.2,
             ..PgbouncerReport::default()
+        })
+    }
+}
+
+prop_compose! {
+    fn traffic()(service in word(), until in option::of(time()), interval in prop_oneof![4 => Just(1.0), 1 => any::<f64>()],
+                 routes in vec((word(), prop_oneof![4 => 0.0..50.0f64, 1 => any::<f64>()], prop_oneof![4 => 0.0..50.0f64, 1 => any::<f64>()],
+                                option::of(any::<f64>())), 0..6)) -> Report {
+        Report::Traffic(TrafficReport {
+            service, until, interval,
+            routes: routes.into_iter().map(|(route, requests, duration_seconds, in_flight)| RouteTraffic { route, requests, duration_seconds, in_flight, ..RouteTraffic::default() }).collect(),
+            ..TrafficReport::default()
         })
     }
 }
@@ -163,7 +177,7 @@ proptest! {
     #[test]
     fn no_sequence_of_samples_breaks_the_engine(
         complete in any::<bool>(),
-        samples in vec((time(), prop_oneof![postgres(), pgbouncer()]), 1..24),
+        samples in vec((time(), prop_oneof![postgres(), pgbouncer(), traffic()]), 1..24),
     ) {
         let mut engine = Engine::new(Settings { poolers_complete: complete, ..settings() });
         let mut open = BTreeSet::new();
@@ -340,4 +354,94 @@ fn the_cost_of_many_holders_in_the_way_of_many_grows_with_their_number() {
         });
         locks.collect()
     });
+}
+
+/// One second of a world in which counters are reset, reports come late and
+/// routes come and go, while nothing happens.
+fn odd_second(t: u32, seed: u64) -> Vec<Sample> {
+    let at = 1_700_000_000.0 + f64::from(t);
+    let noise = (u64::from(t).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 7) % 5;
+    let busy = u32::try_from(noise).unwrap() + 8;
+    let group = |state: &str, count| Group {
+        application: Some("app".into()),
+        state: Some(state.into()),
+        count,
+        young: Some(0),
+        ..Group::default()
+    };
+    let opened = if t % 900 < 450 { 1_000 } else { 0 };
+    let postgres = PostgresReport {
+        target: "main".into(),
+        server: Some(Server {
+            in_recovery: Some(false),
+            started_at: Some(1.0),
+            max_connections: Some(if t < 1_200 { 500 } else { 200 }),
+            ..Server::default()
+        }),
+        sessions_opened_total: Some(opened + u64::from(t) / 4),
+        groups: vec![group("active", busy), group("idle", 30 - busy)],
+        ..PostgresReport::default()
+    };
+    let total = u64::from(t % 700) * 100;
+    let pooler = PgbouncerReport {
+        pooler: "pooler-1".into(),
+        target: "main".into(),
+        stats: vec![PoolStats {
+            database: "app".into(),
+            total_xact_count: total,
+            total_query_count: total,
+            total_query_time: total * 2_000,
+            ..PoolStats::default()
+        }],
+        ..PgbouncerReport::default()
+    };
+    let route = |route: String, requests, duration_seconds| RouteTraffic {
+        route,
+        requests,
+        duration_seconds,
+        ..RouteTraffic::default()
+    };
+    let traffic = TrafficReport {
+        service: "app".into(),
+        until: Some(at - f64::from(t % 40)),
+        interval: 1.0,
+        routes: vec![
+            route("/a".into(), 20.0, f64::from(busy)),
+            route(format!("/{t}"), 1.0, 0.01),
+            route("/zero".into(), 0.0, 0.0),
+            route("/broken".into(), 1.0, f64::NAN),
+        ],
+        ..TrafficReport::default()
+    };
+    let mut samples = vec![
+        Sample {
+            t: at,
+            report: Report::Pgbouncer(pooler),
+        },
+        Sample {
+            t: at + 0.1,
+            report: Report::Postgres(postgres),
+        },
+    ];
+    // An hour without any.
+    if !(1_000..4_600).contains(&t) {
+        samples.push(Sample {
+            t: at + 0.2,
+            report: Report::Traffic(traffic),
+        });
+    }
+    samples
+}
+
+#[test]
+fn odd_figures_of_a_quiet_time_are_no_incident() {
+    for seed in 0..3 {
+        let mut engine = Engine::new(settings());
+        for t in 0..6_000 {
+            for sample in odd_second(t, seed * 97) {
+                let effects = engine.apply(sample);
+                assert!(effects.is_empty(), "at {t}, seed {seed}: {effects:#?}");
+            }
+        }
+    }
 }

@@ -258,6 +258,8 @@ fn incident(kind: Kind, opened_at: f64, resolved_at: Option<f64>) -> Arc<Inciden
             connections: 40.0,
             rate_change: None,
             hold_change: None,
+            rate_part: None,
+            hold_part: None,
             confidence: 0.97,
         }],
         unexplained_share: Some(0.06),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use super::alertmanager;
 use super::reader::{Table, Text};
 use crate::engine::settings::{
-    ConnectionAvalanche, ConnectionHeadroom, Detect, GhostWaiter, HiddenDeadlock,
-    IdleInTransaction, LockPileup, MigrationBlocked, OrphanedAdvisoryLock, PoolDeadlock,
-    PoolSaturation, PreparedTransaction, Sensitivity, TryLockSpin,
+    ConnectionAvalanche, ConnectionHeadroom, ConnectionLeak, Detect, ExcessiveLatency, GhostWaiter,
+    HiddenDeadlock, IdleInTransaction, LockPileup, MigrationBlocked, OrphanedAdvisoryLock,
+    PoolDeadlock, PoolSaturation, PreparedTransaction, PrimaryUnreachable, ReconnectStorm,
+    Sensitivity, TryLockSpin,
 };
 
 /// Below this a poll would still be running when the next is due, above it no
@@ -45,6 +46,11 @@ const DEFAULT_SCRAPE_TIMEOUT: Duration = Duration::from_secs(3);
 /// come too late for any use.
 const TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
+
+/// Below this a busy moment looks like a leak; above it the longest window is
+/// longer than traffic is remembered.
+const LEAK_WINDOWS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(300);
 
 /// The whole file.
 pub(super) struct File {
@@ -265,6 +271,10 @@ fn read_detect(table: Table<'_>) -> Detect {
         idle_in_transaction: read_idle(table.child("idle_in_transaction")),
         prepared_transaction: read_prepared(table.child("prepared_transaction")),
         pool_saturation: read_saturation(table.child("pool_saturation")),
+        reconnect_storm: read_storm(table.child("reconnect_storm")),
+        connection_leak: read_leak(table.child("connection_leak")),
+        excessive_latency: read_latency(table.child("excessive_latency")),
+        primary_unreachable: read_unreachable(table.child("primary_unreachable")),
     };
     table.finish();
     detect
@@ -412,6 +422,61 @@ fn read_saturation(table: Table<'_>) -> PoolSaturation {
         wait: seconds(&table, "wait", default.wait),
         hold: seconds(&table, "hold", default.hold),
         resolve_after: seconds(&table, "resolve_after", default.resolve_after),
+    };
+    table.finish();
+    read
+}
+
+fn read_storm(table: Table<'_>) -> ReconnectStorm {
+    let default = ReconnectStorm::default();
+    let read = ReconnectStorm {
+        enabled: table.boolean("enabled", default.enabled),
+        min_rate: table.number("min_rate", default.min_rate, 0.1..=100_000.0),
+        factor: table.number("factor", default.factor, 1.0..=1_000.0),
+        turnover: table.number("turnover", default.turnover, 0.1..=1_000.0),
+        hold: seconds(&table, "hold", default.hold),
+        resolve_after: seconds(&table, "resolve_after", default.resolve_after),
+    };
+    table.finish();
+    read
+}
+
+fn read_leak(table: Table<'_>) -> ConnectionLeak {
+    let default = ConnectionLeak::default();
+    let read = ConnectionLeak {
+        enabled: table.boolean("enabled", default.enabled),
+        min_sessions: table.number("min_sessions", default.min_sessions, 2.0..=100_000.0),
+        window: table
+            .duration(
+                "window",
+                Duration::from_secs_f64(default.window),
+                LEAK_WINDOWS,
+            )
+            .as_secs_f64(),
+    };
+    table.finish();
+    read
+}
+
+fn read_latency(table: Table<'_>) -> ExcessiveLatency {
+    let default = ExcessiveLatency::default();
+    let read = ExcessiveLatency {
+        enabled: table.boolean("enabled", default.enabled),
+        factor: table.number("factor", default.factor, 1.1..=1_000.0),
+        min_rise: seconds(&table, "min_rise", default.min_rise),
+        hold: seconds(&table, "hold", default.hold),
+        resolve_after: seconds(&table, "resolve_after", default.resolve_after),
+        warm_up: seconds(&table, "warm_up", default.warm_up),
+    };
+    table.finish();
+    read
+}
+
+fn read_unreachable(table: Table<'_>) -> PrimaryUnreachable {
+    let default = PrimaryUnreachable::default();
+    let read = PrimaryUnreachable {
+        enabled: table.boolean("enabled", default.enabled),
+        hold: seconds(&table, "hold", default.hold),
     };
     table.finish();
     read

@@ -150,6 +150,8 @@ mod tests {
             connections: 20.0,
             rate_change: None,
             hold_change: None,
+            rate_part: None,
+            hold_part: None,
             confidence: 0.9,
         };
         Incident {

@@ -25,11 +25,15 @@ pub enum Kind {
     IdleInTransaction,
     PreparedTransaction,
     PoolSaturation,
+    ReconnectStorm,
+    ConnectionLeak,
+    ExcessiveLatency,
+    PrimaryUnreachable,
 }
 
 impl Kind {
     /// Every kind, so that a metric can say 0 for those that are not open.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::OrphanedAdvisoryLock,
         Self::TryLockSpin,
         Self::ConnectionAvalanche,
@@ -42,6 +46,10 @@ impl Kind {
         Self::IdleInTransaction,
         Self::PreparedTransaction,
         Self::PoolSaturation,
+        Self::ReconnectStorm,
+        Self::ConnectionLeak,
+        Self::ExcessiveLatency,
+        Self::PrimaryUnreachable,
     ];
 
     /// The word of the contract, also the name of the runbook.
@@ -59,6 +67,10 @@ impl Kind {
             Self::IdleInTransaction => "idle_in_transaction",
             Self::PreparedTransaction => "prepared_transaction",
             Self::PoolSaturation => "pool_saturation",
+            Self::ReconnectStorm => "reconnect_storm",
+            Self::ConnectionLeak => "connection_leak",
+            Self::ExcessiveLatency => "excessive_latency",
+            Self::PrimaryUnreachable => "primary_unreachable",
         }
     }
 
@@ -71,12 +83,17 @@ impl Kind {
             | Self::MigrationBlocked
             | Self::HiddenDeadlock
             | Self::PoolDeadlock
-            | Self::PoolSaturation => Severity::Critical,
+            | Self::PoolSaturation
+            | Self::PrimaryUnreachable => Severity::Critical,
             Self::ConnectionHeadroom
             | Self::GhostWaiter
             | Self::IdleInTransaction
             | Self::PreparedTransaction
-            | Self::TryLockSpin => Severity::Warning,
+            | Self::TryLockSpin
+            // What they lead to, an avalanche or slots that run out, pages.
+            | Self::ReconnectStorm
+            | Self::ConnectionLeak
+            | Self::ExcessiveLatency => Severity::Warning,
         }
     }
 }
@@ -161,6 +178,13 @@ pub struct Attribution {
     pub rate_change: Option<f64>,
     /// Seconds a request now against the baseline; `None` without durations.
     pub hold_change: Option<f64>,
+    /// Of [`connections`](Self::connections), those of more requests than before
+    /// and those of longer ones, by Little's law with measured durations; what
+    /// all endpoints share is in neither. `None` without requests' figures.
+    #[serde(default)]
+    pub rate_part: Option<f64>,
+    #[serde(default)]
+    pub hold_part: Option<f64>,
     /// Probability that this is the right name, 0 to 1.
     pub confidence: f64,
 }

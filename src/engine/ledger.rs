@@ -295,6 +295,8 @@ mod tests {
                 connections: 1.0,
                 rate_change: None,
                 hold_change: None,
+                rate_part: None,
+                hold_part: None,
                 confidence: 0.9,
             }],
             unexplained_share: None,

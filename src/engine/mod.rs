@@ -201,6 +201,12 @@ impl Engine {
         }
         for (name, target) in &mut self.targets {
             recall::looks(series, name, |look| target.recall(look));
+            let poolers = self.settings.poolers.iter();
+            for pooler in poolers.filter(|pooler| pooler.target == *name) {
+                recall::totals(series, &pooler.name, |t, stats| {
+                    target.recall_pooler(t, &pooler.name, &stats);
+                });
+            }
         }
     }
 

@@ -68,6 +68,10 @@ pub struct Detect {
     pub idle_in_transaction: IdleInTransaction,
     pub prepared_transaction: PreparedTransaction,
     pub pool_saturation: PoolSaturation,
+    pub reconnect_storm: ReconnectStorm,
+    pub connection_leak: ConnectionLeak,
+    pub excessive_latency: ExcessiveLatency,
+    pub primary_unreachable: PrimaryUnreachable,
 }
 
 /// `[detect.orphaned_advisory_lock]`
@@ -347,6 +351,114 @@ impl Default for PoolSaturation {
             // A burst is over by then.
             hold: 10.0,
             resolve_after: 30.0,
+        }
+    }
+}
+
+/// `[detect.reconnect_storm]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReconnectStorm {
+    pub enabled: bool,
+    /// Sessions opened a second below which nothing is a storm.
+    pub min_rate: f64,
+    /// How many times the normal rate.
+    pub factor: f64,
+    /// How many times the sessions that there were must have been replaced.
+    pub turnover: f64,
+    /// Seconds that it must last.
+    pub hold: f64,
+    /// Seconds at a normal rate before the incident is resolved.
+    pub resolve_after: f64,
+}
+
+impl Default for ReconnectStorm {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // Each costs the server a fork and a login.
+            min_rate: 5.0,
+            factor: 5.0,
+            // A deploy makes one, and a bit more while old and new overlap.
+            turnover: 2.0,
+            // A deploy of processes that start together is over by then.
+            hold: 20.0,
+            resolve_after: 60.0,
+        }
+    }
+}
+
+/// `[detect.connection_leak]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionLeak {
+    pub enabled: bool,
+    /// Sessions that an application must have taken and kept.
+    pub min_sessions: f64,
+    /// Seconds of steady growth; 5, 20 and 60 times as long are looked at too,
+    /// for slower leaks.
+    pub window: f64,
+}
+
+impl Default for ConnectionLeak {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            min_sessions: 20.0,
+            // A pool that fills after a deploy is full by then, or slows down.
+            window: 60.0,
+        }
+    }
+}
+
+/// `[detect.excessive_latency]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExcessiveLatency {
+    pub enabled: bool,
+    /// How many times the normal mean query time.
+    pub factor: f64,
+    /// Seconds above it below which nothing is slow.
+    pub min_rise: f64,
+    /// Seconds that it must last.
+    pub hold: f64,
+    /// Seconds at a normal query time before the incident is resolved.
+    pub resolve_after: f64,
+    /// Seconds of history before the detector judges at all.
+    pub warm_up: f64,
+}
+
+impl Default for ExcessiveLatency {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            factor: 3.0,
+            // A request that asks a hundred times is half a second slower.
+            min_rise: 0.005,
+            // One long report ends within one look; a slow database stays.
+            hold: 60.0,
+            resolve_after: 60.0,
+            warm_up: 600.0,
+        }
+    }
+}
+
+/// `[detect.primary_unreachable]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PrimaryUnreachable {
+    pub enabled: bool,
+    /// Seconds that the server must refuse. Where it merely does not answer,
+    /// three times as long.
+    pub hold: f64,
+}
+
+impl Default for PrimaryUnreachable {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            // A restart takes two or three, a missed poll is one.
+            hold: 5.0,
         }
     }
 }

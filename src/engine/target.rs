@@ -12,8 +12,11 @@ use super::correlate::routes::sessions_by_route;
 use super::correlate::services::Services;
 use super::correlate::sessions::tells_of_use;
 use super::detect::avalanche::{Avalanche, AvalancheInput};
+use super::detect::census::Census;
+use super::detect::habits::Habits;
 use super::detect::headroom::Headroom;
 use super::detect::pool_saturation::Saturation;
+use super::detect::primary_unreachable::Reach;
 use super::detect::scene::Scene;
 use super::detect::waits::LockWaits;
 use super::incident::{Finding, Incident, Kind};
@@ -25,7 +28,7 @@ use super::locks::{AdvisoryLock, LockView, RootBlocker, graph};
 use super::recall::Look;
 use super::snapshot::{PoolerView, TargetView};
 use super::traffic::Traffic;
-use crate::sample::{PgbouncerReport, PostgresReport, UnixSeconds};
+use crate::sample::{PgbouncerReport, PoolStats, PostgresReport, UnixSeconds};
 
 /// A look at a pooler older than this says nothing about now. Longer than the
 /// longest sensible poll interval times two.
@@ -52,6 +55,8 @@ pub struct Target {
     ended: EndedWaits,
     avalanche: Avalanche,
     headroom: Headroom,
+    habits: Habits,
+    reach: Reach,
     waits: LockWaits,
     saturation: Saturation,
 }
@@ -97,6 +102,8 @@ impl Target {
             ended: EndedWaits::default(),
             avalanche: Avalanche::new(name, settings),
             headroom: Headroom::new(name, settings),
+            habits: Habits::new(name, settings),
+            reach: Reach::new(name, &settings.detect.primary_unreachable),
             waits: LockWaits::default(),
             saturation: Saturation::new(settings),
         }
@@ -111,11 +118,14 @@ impl Target {
         traffic: &mut Traffic,
     ) -> Findings {
         self.shown = OnceLock::new();
+        self.reach.observe(t, &report);
         if report.error.is_some() {
             self.seen.fresh = false;
+            let mut findings = self.reach.findings();
+            findings.extend(self.headroom.observe(t, &report));
             return Findings {
-                kinds: &[Kind::ConnectionHeadroom],
-                findings: self.headroom.observe(t, &report).into_iter().collect(),
+                kinds: &[Kind::ConnectionHeadroom, Kind::PrimaryUnreachable],
+                findings,
             };
         }
         self.seen.truncated_comments_total += u64::from(report.truncated_comments);
@@ -130,6 +140,16 @@ impl Target {
         self.judge_waits(t);
         self.tie(t, traffic);
         let roots = with_the_poolers_way(&self.graph.roots, self.advisory.views());
+        let server = report.server.as_ref();
+        let opened = report.sessions_opened_total.map(|total| total as f64);
+        let waiting = f64::from(self.clients_waiting(t));
+        self.habits.take(
+            t,
+            server.and_then(|server| server.started_at),
+            Census::of(&report),
+            opened,
+            waiting,
+        );
         let input = AvalancheInput {
             t,
             report: &report,
@@ -141,7 +161,11 @@ impl Target {
         findings.extend(self.waits.findings());
         findings.extend(self.saturation.findings());
         let avalanche = self.avalanche.observe(&input);
-        findings.extend(self.avalanche.revise(t, traffic).or(avalanche));
+        let revised = self.avalanche.revise(t, traffic, &self.habits);
+        findings.extend(revised.or(avalanche));
+        self.habits.judge(t, &report, traffic, &findings);
+        findings.extend(self.habits.findings());
+        findings.extend(self.reach.findings());
         findings.extend(self.headroom.observe(t, &report));
         self.seen.band = self.avalanche.band();
         Findings {
@@ -152,7 +176,7 @@ impl Target {
 
     /// Traffic came in: what it changes in an open incident.
     pub fn traffic(&mut self, t: UnixSeconds, traffic: &Traffic) -> Option<Findings> {
-        let finding = self.avalanche.revise(t, traffic)?;
+        let finding = self.avalanche.revise(t, traffic, &self.habits)?;
         Some(Findings {
             kinds: &[Kind::ConnectionAvalanche],
             findings: vec![finding],
@@ -184,6 +208,8 @@ impl Target {
         if report.error.is_some() {
             view.fresh = false;
         } else {
+            self.habits.pooler(t, &report.pooler, &report.stats);
+            self.reach.pooler(&report);
             let deadlocked = self.waits.deadlocked();
             self.saturation
                 .observe(t, &report, &self.seen.report, deadlocked);
@@ -291,6 +317,10 @@ impl Target {
             Kind::PoolSaturation => self.saturation.restore(key, incident),
             // Found again within the time that it stands in.
             Kind::TryLockSpin => {}
+            Kind::ReconnectStorm | Kind::ConnectionLeak | Kind::ExcessiveLatency => {
+                self.habits.restore(at, key, incident);
+            }
+            Kind::PrimaryUnreachable => self.reach.restore(key, incident),
             _ => self.waits.restore(key, incident, &self.settings.detect),
         }
     }
@@ -298,8 +328,20 @@ impl Target {
     /// Takes in a look of the past.
     pub fn recall(&mut self, look: Look) {
         self.shown = OnceLock::new();
+        self.habits.take(
+            look.t,
+            look.started_at,
+            look.census,
+            look.opened_total,
+            look.mix.pooler_waits,
+        );
         self.avalanche.recall(look.t, look.started_at, look.mix);
         self.seen.band = self.avalanche.band();
+    }
+
+    /// Takes in the totals of a pooler in the past.
+    pub fn recall_pooler(&mut self, t: UnixSeconds, pooler: &str, stats: &[PoolStats]) {
+        self.habits.pooler(t, pooler, stats);
     }
 
     /// The sessions in use of the newest look, by whom they work for; `None`

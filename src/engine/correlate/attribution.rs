@@ -293,6 +293,8 @@ fn candidates(
                 connections: riser.own,
                 rate_change: None,
                 hold_change: None,
+                rate_part: None,
+                hold_part: None,
                 confidence,
             },
             before: riser.before,

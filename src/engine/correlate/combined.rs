@@ -94,6 +94,8 @@ fn tell_flows(explanation: &mut Explanation, weighing: &Weighing<'_>) {
         if let Some(endpoint) = found {
             attribution.rate_change = endpoint.rate_change();
             attribution.hold_change = endpoint.hold_change();
+            attribution.rate_part = Some(endpoint.rate_part);
+            attribution.hold_part = Some(endpoint.hold_part);
             candidate.flow = Some((endpoint.normal, endpoint.since));
         }
     }
@@ -308,6 +310,8 @@ fn told(endpoint: &Weighed<'_>, standing: Standing, confidence: f64) -> Candidat
             connections: 0.0,
             rate_change: endpoint.rate_change(),
             hold_change: endpoint.hold_change(),
+            rate_part: Some(endpoint.rate_part),
+            hold_part: Some(endpoint.hold_part),
             confidence,
         },
         before: endpoint.before,

@@ -8,6 +8,7 @@
 //! one of everybody coming back, is one too.
 
 mod account;
+mod answers;
 mod because;
 mod condition;
 mod past;
@@ -16,9 +17,11 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use answers::Answers;
 use because::{Because, Blocker, Clues, Shared};
 use past::Past;
 
+use super::habits::{Habits, Signs};
 use super::onset::{Alarm, OnsetDetector, State};
 use crate::engine::correlate::applications::another;
 use crate::engine::correlate::attribution::{Candidate, Explanation, explain};
@@ -111,6 +114,9 @@ struct Episode {
     reporting: BTreeSet<String>,
     /// Whom most of those that wait for locks wait for.
     blocker: Option<Blocker>,
+    /// What the habits of the applications say.
+    signs: Signs,
+    answers: Answers,
     alarm: Alarm,
     band: Band,
     /// Sessions in use or waiting at the newest tick.
@@ -131,6 +137,9 @@ pub struct Situation<'a> {
     climb: &'a Climb,
     explanation: &'a Explanation,
     because: &'a Because,
+    signs: &'a Signs,
+    answers: &'a Answers,
+    t: UnixSeconds,
     /// Seconds from a restart of the server to the onset, when it was just
     /// before.
     restarted: Option<f64>,
@@ -265,7 +274,7 @@ impl Avalanche {
         }
         episode.climb.record(t, y);
         (episode.alarm, episode.band, episode.sessions) = (alarm, band, y);
-        let finding = self.finding(&episode);
+        let finding = self.finding(t, &mut episode);
         self.episode = Some(episode);
         finding
     }
@@ -273,12 +282,18 @@ impl Avalanche {
     /// Weighs what the applications tell of their requests, which may have come
     /// late. The finding as it is then; `None` without an incident, or when it
     /// was weighed at this moment already.
-    pub fn revise(&mut self, t: UnixSeconds, traffic: &Traffic) -> Option<Finding> {
+    pub fn revise(
+        &mut self,
+        t: UnixSeconds,
+        traffic: &Traffic,
+        habits: &Habits,
+    ) -> Option<Finding> {
         self.last.as_ref()?;
         let mut episode = self.episode.take()?;
         if t - episode.weighed_at >= REVISE_EVERY {
             episode.weighed_at = t;
             let now = if episode.alarm.calm { episode.until } else { t };
+            let onset = episode.alarm.onset_at;
             let windows = self.past.windows(episode.alarm.onset_at, now);
             // When the baseline is forgotten the last word stays.
             if !windows.baseline.is_empty() {
@@ -294,8 +309,13 @@ impl Avalanche {
                     &weighing,
                 );
             }
+            let (rise, extra) = (episode.explanation.rise, episode.explanation.extra);
+            // Once it is calm nothing new is learnt of it.
+            if !episode.alarm.calm {
+                episode.signs = habits.signs(t, traffic, onset, rise, extra);
+            }
         }
-        let finding = self.finding(&episode);
+        let finding = self.finding(t, &mut episode);
         self.episode = Some(episode);
         self.last = Some(finding.clone());
         Some(finding)
@@ -314,19 +334,24 @@ impl Avalanche {
             another: another.as_ref(),
             shared: episode.shared,
             blocker: episode.blocker.as_ref(),
+            signs: &episode.signs,
         };
         clues.because()
     }
 
-    fn finding(&self, episode: &Episode) -> Finding {
+    fn finding(&self, t: UnixSeconds, episode: &mut Episode) -> Finding {
         let onset_at = episode.alarm.onset_at;
         let restarted = self
             .restarted_at
             .map(|restarted_at| onset_at - restarted_at)
             .filter(|seconds| (0.0..RESTART_NEWS).contains(seconds));
         let because = self.because(episode);
+        episode.answers.note(t, &because, &episode.explanation);
         let situation = Situation {
             because: &because,
+            signs: &episode.signs,
+            answers: &episode.answers,
+            t,
             alarm: episode.alarm,
             band: episode.band,
             now: episode.sessions,
@@ -366,6 +391,9 @@ impl Episode {
             shared: None,
             reporting: BTreeSet::new(),
             blocker: None,
+            signs: Signs::default(),
+            answers: inherited
+                .map_or_else(Answers::default, |known| Answers::resume(&known.finding)),
             tags,
             before,
             since,

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::engine::incident::{Finding, Incident, Kind, Severity};
 use crate::engine::settings::{ConnectionHeadroom, Settings};
+use crate::engine::stats::robust;
 use crate::engine::words;
 use crate::sample::{FailureReason, PostgresReport, UnixSeconds};
 
@@ -23,6 +24,9 @@ const SLOPE_LEAST: f64 = 5.0;
 
 /// A forecast further away than this is no news, seconds.
 const FORECAST_HORIZON: f64 = 3600.0;
+
+/// Points that are paired for the slope.
+const SLOPE_PAIRED: usize = 60;
 
 /// Points kept for the slope: polls more frequent than every 0.25 s push out
 /// the oldest.
@@ -174,22 +178,33 @@ impl Headroom {
         }
     }
 
-    /// Sessions a second over the last minute, by least squares.
+    /// Sessions a second over the last minute: the median of the slopes between
+    /// any two points (Theil and Sen), which a burst or a missed look does not
+    /// bend.
     fn slope(&self) -> Option<f64> {
         let (&(first, _), &(last, _)) = (self.recent.front()?, self.recent.back()?);
         if last - first < SLOPE_LEAST {
             return None;
         }
-        let n = self.recent.len() as f64;
-        let mean_t = self.recent.iter().map(|&(t, _)| t - first).sum::<f64>() / n;
-        let mean_y = self.recent.iter().map(|&(_, y)| y).sum::<f64>() / n;
-        let (mut covariance, mut variance) = (0.0, 0.0);
-        for &(t, y) in &self.recent {
-            let from_mean = t - first - mean_t;
-            covariance += from_mean * (y - mean_y);
-            variance += from_mean * from_mean;
+        let step = self.recent.len().div_ceil(SLOPE_PAIRED).max(1);
+        let points: Vec<(f64, f64)> = self.recent.iter().step_by(step).copied().collect();
+        let mut slopes = Vec::with_capacity(points.len() * points.len() / 2);
+        for (place, &(t, used)) in points.iter().enumerate() {
+            let later = points.iter().skip(place + 1);
+            slopes.extend(later.map(|&(other, after)| (after - used) / (other - t)));
         }
-        (variance > 0.0).then(|| covariance / variance)
+        slopes.retain(|slope| slope.is_finite());
+        robust::median(&mut slopes)
+    }
+
+    /// Sessions a second, and the seconds until the last slot is gone; `None`
+    /// when that is not in sight.
+    fn exhaustion(&self) -> Option<(f64, f64)> {
+        let slots = self.slots.as_ref().filter(|_| self.refused == 0)?;
+        let slope = self.slope()?;
+        let left = (slots.available() - slots.used).max(0.0);
+        let seconds = left / slope;
+        (slope > 0.0 && left > 0.0 && seconds <= FORECAST_HORIZON).then_some((slope, seconds))
     }
 
     fn finding(&self, onset_at: UnixSeconds) -> Finding {
@@ -202,6 +217,15 @@ impl Headroom {
             subject.insert("reserved_connections".to_owned(), json!(slots.reserved));
             let ratio = (slots.ratio() * 1000.0).round() / 1000.0;
             subject.insert("ratio".to_owned(), json!(ratio));
+        }
+        if let Some((slope, seconds)) = self.exhaustion() {
+            let rounded = |value: f64| (value * 10.0).round() / 10.0;
+            subject.insert("growth_per_second".to_owned(), json!(rounded(slope)));
+            subject.insert("exhausted_in_seconds".to_owned(), json!(rounded(seconds)));
+            subject.insert(
+                "forecast_horizon_seconds".to_owned(),
+                json!(FORECAST_HORIZON),
+            );
         }
         Finding {
             kind: Kind::ConnectionHeadroom,
@@ -231,10 +255,13 @@ impl Headroom {
             ),
             (None, true) => format!("{target} refuses logins: its connection slots are gone"),
             (Some(slots), false) => format!(
-                "{target} has {} of {} connection slots in use ({})",
+                "{target} has {} of {} connection slots in use ({}){}",
                 words::count(slots.used),
                 words::count(slots.available()),
                 words::percent(slots.ratio()),
+                self.exhaustion().map_or_else(String::new, |(_, seconds)| {
+                    format!("; full in {} at this growth", words::duration(seconds))
+                }),
             ),
             (None, false) => format!("{target} is short of connection slots"),
         }
@@ -264,7 +291,7 @@ impl Headroom {
             words::count(f64::from(slots.reserved)),
         ));
         if self.refused == 0 {
-            evidence.extend(self.forecast(slots));
+            evidence.extend(self.forecast());
         }
         if !self.holders.is_empty() {
             let list: Vec<String> = self
@@ -280,16 +307,12 @@ impl Headroom {
         evidence
     }
 
-    fn forecast(&self, slots: &Slots) -> Option<String> {
-        let slope = self.slope()?;
-        let left = (slots.available() - slots.used).max(0.0);
-        let seconds = left / slope;
-        (slope > 0.0 && left > 0.0 && seconds <= FORECAST_HORIZON).then(|| {
-            format!(
-                "at the growth of the last minute ({slope:.1} a second) the last slot is gone in {}",
-                words::duration(seconds),
-            )
-        })
+    fn forecast(&self) -> Option<String> {
+        let (slope, seconds) = self.exhaustion()?;
+        Some(format!(
+            "at the growth of the last minute ({slope:.1} a second) the last slot is gone in {}",
+            words::duration(seconds),
+        ))
     }
 
     fn actions(&self) -> Vec<String> {

@@ -52,8 +52,9 @@ pub struct Track {
 pub struct Book {
     index: Table<Arc<str>, usize>,
     tracks: Vec<Track>,
-    /// All routes together: seconds of requests.
+    /// All routes together: seconds of requests, and their number.
     pub all_seconds: Quantity,
+    pub all_requests: Quantity,
     /// The first moment that a report covers.
     pub since: Option<UnixSeconds>,
     /// Reports of ended requests cover the time up to here.
@@ -116,6 +117,7 @@ impl Book {
         track.requests.add(from, until, route.requests);
         track.seconds.add(from, until, route.duration_seconds);
         self.all_seconds.add(from, until, route.duration_seconds);
+        self.all_requests.add(from, until, route.requests);
         if let Some(seconds) = route.database_seconds {
             track
                 .database

@@ -269,6 +269,7 @@ impl Naming {
             wait_event: wait.map(|(_, event)| event.to_owned()),
             route: tag.map(str::to_owned),
             count,
+            ..Group::default()
         })
     }
 

@@ -56,6 +56,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   SELECT pg_size_bytes(current_setting('track_activity_query_size')) AS bytes
 ), commented AS (
   SELECT datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+         backend_start > clock_timestamp() - interval '10 seconds' AS is_young,
          CASE WHEN state <> 'idle' AND query LIKE '%*/%' THEN
            replace(concat(
              CASE WHEN btrim(split_part(query, '*/', -1), E' ;\t\r\n') = '' THEN
@@ -78,7 +79,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
                 split_part(translate(split_part(comment, ',controller:', 2), ' *', ',,'), ',', 1) || '#'
                 || split_part(translate(split_part(comment, ',action:', 2), ' *', ',,'), ',', 1)
          END AS route,
-         count(*) AS members,
+         count(*) AS members, count(*) FILTER (WHERE is_young) AS young,
          count(*) FILTER (WHERE is_cut AND (comment IS NULL
                             OR comment NOT LIKE '%,route=''%' AND comment NOT LIKE '%,controller%')) AS untold
   FROM commented GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
@@ -96,7 +97,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
   UNION (SELECT pid FROM busy WHERE is_client AND state = 'active' AND pid <> pg_backend_pid()
          ORDER BY query_start LIMIT 50)
 )
-(SELECT members, sum(members) OVER ()::int8 AS total,
+(SELECT members, young, sum(members) OVER ()::int8 AS total,
         sum(members) FILTER (WHERE state = 'idle') OVER ()::int8 AS total_idle, sum(untold) OVER ()::int8 AS untold,
         datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event, left(route, 300) AS text,
         NULL::int4 AS pid, NULL::int4 AS leader_pid, NULL::int4 AS client_port, NULL::timestamptz AS backend_start,
@@ -104,7 +105,7 @@ pub const SQL: &str = r"WITH activity AS MATERIALIZED (
         NULL::bool AS holds_xmin, NULL::int8 AS query_id, NULL::bool AS has_written
  FROM grouped ORDER BY state IS NOT DISTINCT FROM 'idle', members DESC LIMIT 2000)
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
+SELECT NULL, NULL, NULL, NULL, NULL, datid, usesysid, application_name, client_addr, state, wait_event_type, wait_event,
        left(query, 1023), pid, leader_pid, client_port, backend_start, xact_start, query_start, state_change,
        holds_xmin, query_id, has_written
 FROM busy WHERE pid IN (SELECT pid FROM picked)";
@@ -248,6 +249,7 @@ fn group(row: &Row, count: u32) -> Result<Group, Error> {
         wait_event: row.try_get("wait_event")?,
         route: route.as_deref().and_then(sql::route_tag),
         count,
+        young: row.try_get::<_, Option<i64>>("young")?.map(self::count),
     })
 }
 

@@ -33,6 +33,27 @@ pub fn summary(target: &str, situation: &Situation<'_>) -> String {
                 format!(", behind {}", who(blocker))
             }),
         ),
+        Because::ReconnectStorm(storm) => format!(
+            "{} sessions were opened anew{} in {} where {} are normal, {}",
+            words::count(storm.opened + storm.usual),
+            storm
+                .application
+                .as_deref()
+                .map_or_else(String::new, |name| {
+                    format!(", most of {},", words::application(&words::name(name)))
+                }),
+            words::duration(storm.seconds),
+            words::mean(storm.usual),
+            match situation.signs.demand.is_flat() {
+                Some(_) => "and requests did not rise",
+                None => "whether for more requests is not known",
+            },
+        ),
+        Because::Leak(leak) => format!(
+            "{} sessions more are idle in transaction and stay so, most of {}",
+            words::count(leak.now - leak.before),
+            words::application(&words::name(&leak.application)),
+        ),
         Because::BroadSurge(shared) => format!(
             "requests of all endpoints are {:.1} times as many, no single one explains it",
             shared.common.growth,
@@ -103,6 +124,10 @@ fn who(blocker: &Blocker) -> String {
 pub fn subject(because: &Because) -> serde_json::Map<String, serde_json::Value> {
     let facts = match because {
         Because::Application(grown) => json!({ "application": words::name(&grown.application) }),
+        Because::ReconnectStorm(storm) => {
+            json!({ "application": storm.application.as_deref().map(words::name) })
+        }
+        Because::Leak(leak) => json!({ "application": words::name(&leak.application) }),
         Because::LockPileup(Some(blocker)) => json!({
             "blocker_pid": blocker.pid,
             "blocker_prepared": blocker.prepared,
@@ -141,9 +166,12 @@ pub fn evidence(situation: &Situation<'_>) -> Vec<String> {
             words::mean(explanation.extra),
         ));
     }
-    evidence.extend(explanation.candidates.iter().map(candidate));
+    let candidates = explanation.candidates.iter();
+    evidence.extend(candidates.map(|of| candidate(of, explanation)));
     evidence.extend(reasons(situation));
     evidence.extend(looked_at(explanation));
+    evidence.extend(habits(situation));
+    evidence.extend(situation.answers.sentence());
     if let Some(seconds) = situation.restarted {
         evidence.push(format!(
             "the server was restarted {} before the onset; its baseline from before still holds",
@@ -161,57 +189,69 @@ pub fn evidence(situation: &Situation<'_>) -> Vec<String> {
     evidence
 }
 
-fn candidate(candidate: &Candidate) -> String {
-    match candidate.basis {
-        Basis::Tags => tagged(candidate),
-        Basis::Requests(evidence) => requested(candidate, evidence),
-    }
-}
-
-/// What the application tells of its requests.
-fn requested(candidate: &Candidate, evidence: Evidence) -> String {
+/// `GET /x of registry: 3.1 → 41 requests/s, 0.8 → 12 s; 412 of the 455 extra
+/// sessions in the database (2 → 414, by their tags); …`
+fn candidate(candidate: &Candidate, explanation: &Explanation) -> String {
     let attribution = &candidate.attribution;
-    let by = match evidence {
-        Evidence::DatabaseTime => "time in the database, by its traces",
-        Evidence::InFlight => "running requests, by the application's own gauge",
-        Evidence::Completed => "requests that have ended",
+    let (of_what, by) = match candidate.basis {
+        Basis::Tags => ("extra sessions in the database", "sessions, by their tags"),
+        Basis::Requests(Evidence::DatabaseTime) => (
+            "extra sessions",
+            "requests in the database at a time, by its traces",
+        ),
+        Basis::Requests(Evidence::InFlight) => (
+            "extra sessions",
+            "running requests, by the application's own gauge",
+        ),
+        Basis::Requests(Evidence::Completed) => (
+            "extra sessions",
+            "requests at a time, by those that have ended",
+        ),
+    };
+    // The whole that the share is of.
+    let whole = if attribution.share > 0.0 {
+        attribution.connections / attribution.share
+    } else {
+        explanation.extra
     };
     format!(
-        "{} of {}: {} at a time before the onset, {} since, {} of the extra sessions ({by}){}",
+        "{} of {}: {}{} of the {} {of_what} ({} → {} {by}){}",
         words::name(&attribution.route),
         words::name(&attribution.service),
-        words::plural(candidate.before, "request"),
-        words::mean(candidate.now),
-        words::percent(attribution.share),
         flow(candidate),
+        words::mean(attribution.connections),
+        words::mean(whole),
+        words::mean(candidate.before),
+        words::mean(candidate.now),
+        parts(candidate),
     )
 }
 
-/// `; 0.2/s of 10 s each before, 4/s of 10.1 s since`, where both are known.
+/// `3.1 → 41 requests/s, 0.8 → 12 s; `, where both are known.
 fn flow(candidate: &Candidate) -> String {
     match candidate.flow {
         Some((before, since)) if since.rate > 0.0 => format!(
-            "; {}/s of {} each before, {}/s of {} since",
+            "{} → {} requests/s, {} → {}; ",
             words::mean(before.rate),
-            words::duration(before.hold),
             words::mean(since.rate),
+            words::duration(before.hold).trim_end_matches(" s"),
             words::duration(since.hold),
         ),
         _ => String::new(),
     }
 }
 
-fn tagged(candidate: &Candidate) -> String {
+/// `; 300 by more requests, 112 by longer ones`, where requests tell.
+fn parts(candidate: &Candidate) -> String {
     let attribution = &candidate.attribution;
-    format!(
-        "{} of {}: {} before the onset, {} since, {} of the extra sessions in the database{}",
-        words::name(&attribution.route),
-        words::name(&attribution.service),
-        words::plural(candidate.before, "session"),
-        words::mean(candidate.now),
-        words::percent(attribution.share),
-        flow(candidate),
-    )
+    match (attribution.rate_part, attribution.hold_part) {
+        (Some(rate), Some(hold)) => format!(
+            "; {} by more requests, {} by longer ones",
+            words::mean(rate.max(0.0)),
+            words::mean(hold.max(0.0)),
+        ),
+        _ => String::new(),
+    }
 }
 
 /// What the cause rests on, where it is no endpoint.
@@ -232,14 +272,60 @@ fn reasons(situation: &Situation<'_>) -> Vec<String> {
             "who holds the lock is not known: the lock table was not read, or shows no waiter"
                 .to_owned(),
         ],
-        Because::BroadSurge(shared) | Because::SlowQueries(shared) => vec![format!(
-            "of the rise, {} is more requests for all endpoints (× {:.1}) and {} is slower ones (they {})",
-            words::percent(shared.surge.max(0.0)),
-            shared.common.growth,
-            words::percent(shared.slow.max(0.0)),
-            slower(shared),
+        Because::ReconnectStorm(storm) => vec![format!(
+            "{} sessions were opened around the onset beyond the usual {}, where {} stood before; \
+             no more than half of them are at work",
+            words::count(storm.opened),
+            words::mean(storm.usual),
+            words::count(storm.standing),
         )],
+        Because::Leak(leak) => vec![format!(
+            "sessions idle in transaction: {} → {}, and none came back",
+            words::mean(leak.before),
+            words::mean(leak.now),
+        )],
+        Because::BroadSurge(shared) | Because::SlowQueries(shared) => vec![all(shared)],
         Because::Endpoint | Because::Unknown => Vec::new(),
+    }
+}
+
+/// What else is out of its band, and whether the applications asked for more:
+/// each cause that is not told was looked for there.
+fn habits(situation: &Situation<'_>) -> Vec<String> {
+    let signs = situation.signs;
+    let departures = signs.departures.iter();
+    let mut sentences: Vec<String> = departures
+        .map(|departure| departure.sentence(situation.t))
+        .collect();
+    if *situation.because != Because::Endpoint {
+        sentences.push(signs.demand.sentence());
+        if let Some((before, now)) = signs.query_time {
+            sentences.push(format!(
+                "mean query time at the poolers: {} → {} ms",
+                words::mean(before * 1e3),
+                words::mean(now * 1e3),
+            ));
+        }
+    }
+    sentences
+}
+
+fn all(shared: &Shared) -> String {
+    let common = &shared.common;
+    match &shared.parts {
+        Some(parts) => format!(
+            "of the rise, {} is more requests for all endpoints (× {:.1}) and {} is slower ones \
+             (they {})",
+            words::percent(parts.surge.max(0.0)),
+            common.growth,
+            words::percent(parts.slow.max(0.0)),
+            slower(shared),
+        ),
+        None => format!(
+            "the sessions of all routes rose together, by their tags; transactions at the poolers \
+             rose by a factor of {:.1}",
+            common.growth,
+        ),
     }
 }
 
@@ -307,6 +393,16 @@ pub fn actions(situation: &Situation<'_>) -> Vec<String> {
         (Because::Application(grown), _) => {
             let name = words::sql_literal(&words::name(&grown.application));
             of_condition(&format!("application_name = {name}"))
+        }
+        (Because::Leak(leak), _) => {
+            let name = words::sql_literal(&words::name(&leak.application));
+            of_condition(&format!(
+                "application_name = {name} AND state LIKE 'idle in transaction%'"
+            ))
+            .into_iter()
+            .map(|statement| statement.replace(" AND state = 'active'", ""))
+            .map(|statement| statement.replace("pg_cancel_backend", "pg_terminate_backend"))
+            .collect()
         }
         (Because::LockPileup(blocker), _) => {
             let waiters = "SELECT pid, pg_blocking_pids(pid) AS blocked_by, wait_event, \

@@ -1,14 +1,16 @@
 //! Why sessions rose: the cause, with what a sentence about it needs.
 //!
 //! The order is the one of what a person can act on: an endpoint that the
-//! attribution names; a lock; another application; what all endpoints share. A
-//! lock goes before the application, because who waits for a lock is not at
+//! attribution names; a lock; another application; sessions that are opened anew
+//! or not given back; what all endpoints share. A lock goes before the application, because who waits for a lock is not at
 //! work, whoever it is. What is not clear is unknown, which is an answer.
 
 use crate::engine::correlate::applications::Grown;
 use crate::engine::correlate::attribution::{Explanation, Verdict};
 use crate::engine::correlate::endpoints::Weighing;
 use crate::engine::correlate::endpoints::common::Common;
+use crate::engine::detect::demand::Demand;
+use crate::engine::detect::habits::{Leaking, Reconnecting, Signs};
 use crate::engine::incident::Cause;
 use crate::engine::locks::RootBlocker;
 
@@ -34,6 +36,8 @@ pub enum Because {
     Application(Grown),
     /// Behind the root blocker, where the lock table was read.
     LockPileup(Option<Blocker>),
+    ReconnectStorm(Reconnecting),
+    Leak(Leaking),
     BroadSurge(Shared),
     SlowQueries(Shared),
     Unknown,
@@ -45,6 +49,8 @@ impl Because {
             Self::Endpoint => Cause::Endpoint,
             Self::Application(_) => Cause::Application,
             Self::LockPileup(_) => Cause::LockPileup,
+            Self::ReconnectStorm(_) => Cause::ReconnectStorm,
+            Self::Leak(_) => Cause::Leak,
             Self::BroadSurge(_) => Cause::BroadSurge,
             Self::SlowQueries(_) => Cause::SlowQueries,
             Self::Unknown => Cause::Unknown,
@@ -52,12 +58,18 @@ impl Because {
     }
 }
 
-/// What all endpoints share, by what the applications tell of them.
+/// What all endpoints share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shared {
     pub common: Common,
     /// The part of the rise that more requests for all explain, and the one of
-    /// slower requests.
+    /// slower requests; `None` where no application tells of its endpoints.
+    pub parts: Option<Parts>,
+}
+
+/// Parts of a rise, 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parts {
     pub surge: f64,
     pub slow: f64,
 }
@@ -67,9 +79,30 @@ impl Shared {
     pub fn of(weighing: &Weighing<'_>) -> Option<Self> {
         (weighing.known > 0).then_some(Self {
             common: weighing.common,
-            surge: weighing.surge,
-            slow: weighing.slow,
+            parts: Some(Parts {
+                surge: weighing.surge,
+                slow: weighing.slow,
+            }),
         })
+    }
+
+    /// By the route tags, which say that all grew by `growth`, and the poolers,
+    /// which say whether for more transactions.
+    fn of_tags(growth: f64, demand: &Demand) -> Option<Because> {
+        let shared = |growth, slowdown| Self {
+            common: Common {
+                growth,
+                slowdown,
+                ..Common::default()
+            },
+            parts: None,
+        };
+        let asked = demand.growth()?;
+        if asked - 1.0 >= SURGE_OVER_SLOW * (growth - 1.0) {
+            return Some(Because::BroadSurge(shared(asked, 1.0)));
+        }
+        let is_slow = demand.is_flat() == Some(true) && growth > 1.0;
+        is_slow.then(|| Because::SlowQueries(shared(1.0, growth)))
     }
 }
 
@@ -114,6 +147,7 @@ pub struct Clues<'a> {
     pub another: Option<&'a Grown>,
     pub shared: Option<Shared>,
     pub blocker: Option<&'a Blocker>,
+    pub signs: &'a Signs,
 }
 
 impl Clues<'_> {
@@ -132,14 +166,27 @@ impl Clues<'_> {
         {
             return Because::Application(grown.clone());
         }
-        match self.shared {
-            Some(shared)
-                if shared.surge >= SHARED_PART && shared.surge >= SURGE_OVER_SLOW * shared.slow =>
-            {
-                Because::BroadSurge(shared)
-            }
-            Some(shared) if shared.slow >= SHARED_PART => Because::SlowQueries(shared),
-            _ => Because::Unknown,
+        if let Some(reconnecting) = &self.signs.reconnecting {
+            return Because::ReconnectStorm(reconnecting.clone());
+        }
+        if let Some(leaking) = &self.signs.leaking {
+            return Because::Leak(leaking.clone());
+        }
+        self.shared_by_all().unwrap_or(Because::Unknown)
+    }
+
+    fn shared_by_all(&self) -> Option<Because> {
+        let Some((shared, parts)) = self.shared.and_then(|s| Some((s, s.parts?))) else {
+            let tags_say_so = self.explanation.verdict == Verdict::BroadGrowth;
+            let growth = self.explanation.growth;
+            return tags_say_so
+                .then(|| Shared::of_tags(growth, &self.signs.demand))
+                .flatten();
+        };
+        if parts.surge >= SHARED_PART && parts.surge >= SURGE_OVER_SLOW * parts.slow {
+            Some(Because::BroadSurge(shared))
+        } else {
+            (parts.slow >= SHARED_PART).then_some(Because::SlowQueries(shared))
         }
     }
 }
@@ -168,24 +215,29 @@ mod tests {
         assert_eq!(Blocker::of(&[], Some(&third)), None);
     }
 
-    fn verdict(surge: f64, slow: f64) -> Cause {
-        let explanation = Explanation {
-            verdict: Verdict::NoClearLead,
+    fn explanation(verdict: Verdict, growth: f64) -> Explanation {
+        Explanation {
+            verdict,
             candidates: Vec::new(),
             extra: 40.0,
             rise: 40.0,
             waiting: 0.0,
             lock_waits: 0.0,
             untagged: 0.0,
-            growth: 1.0,
+            growth,
             unexplained_share: None,
-        };
+        }
+    }
+
+    fn verdict(surge: f64, slow: f64) -> Cause {
+        let explanation = explanation(Verdict::NoClearLead, 1.0);
         let shared = Shared {
             common: Common::default(),
-            surge,
-            slow,
+            parts: Some(Parts { surge, slow }),
         };
+        let signs = Signs::default();
         let clues = Clues {
+            signs: &signs,
             explanation: &explanation,
             another: None,
             shared: Some(shared),
@@ -201,5 +253,73 @@ mod tests {
         assert_eq!(verdict(0.0, 0.9), Cause::SlowQueries);
         assert_eq!(verdict(0.3, 0.3), Cause::Unknown);
         assert_eq!(verdict(f64::NAN, f64::NAN), Cause::Unknown);
+    }
+
+    fn by_signs(verdict: Verdict, signs: &Signs) -> Cause {
+        let explanation = explanation(verdict, 3.0);
+        let clues = Clues {
+            explanation: &explanation,
+            another: None,
+            shared: None,
+            blocker: None,
+            signs,
+        };
+        clues.because().cause()
+    }
+
+    fn demand(now: f64) -> Demand {
+        Demand::Known {
+            before: 100.0,
+            now,
+            seconds: 30.0,
+            what: "transactions at the poolers",
+        }
+    }
+
+    #[test]
+    fn tags_that_rise_together_need_to_be_told_what_for() {
+        let by = |now| {
+            let demand = demand(now);
+            let signs = Signs {
+                demand,
+                ..Signs::default()
+            };
+            by_signs(Verdict::BroadGrowth, &signs)
+        };
+        assert_eq!(by(300.0), Cause::BroadSurge);
+        assert_eq!(by(100.0), Cause::SlowQueries);
+        let unknown = by_signs(Verdict::BroadGrowth, &Signs::default());
+        assert_eq!(unknown, Cause::Unknown);
+    }
+
+    #[test]
+    fn sessions_opened_anew_go_before_those_that_are_kept_and_after_a_name() {
+        let leaking = Some(Leaking {
+            application: "a".to_owned(),
+            before: 1.0,
+            now: 40.0,
+        });
+        let reconnecting = Some(Reconnecting {
+            application: None,
+            opened: 300.0,
+            seconds: 60.0,
+            usual: 1.0,
+            standing: 200.0,
+        });
+        let both = Signs {
+            reconnecting,
+            leaking: leaking.clone(),
+            ..Signs::default()
+        };
+        let leak = Signs {
+            leaking,
+            ..Signs::default()
+        };
+        let of = |verdict, signs| by_signs(verdict, signs);
+        assert_eq!(of(Verdict::NoClearLead, &both), Cause::ReconnectStorm);
+        assert_eq!(of(Verdict::NoClearLead, &leak), Cause::Leak);
+        assert_eq!(of(Verdict::Endpoint, &both), Cause::Endpoint);
+        assert_eq!(of(Verdict::LockWaits, &both), Cause::LockPileup);
+        assert_eq!(of(Verdict::NoBaseline, &both), Cause::Unknown);
     }
 }

@@ -190,7 +190,7 @@ fn the_finding_reads_well() {
     assert!(finding.summary.ends_with("% of it"), "{}", finding.summary);
     assert!(says(
         &finding,
-        "GET /cnr/api/v1/packages of registry: 0 sessions before the onset, 40 since"
+        "extra sessions in the database (0 → 40 sessions, by their tags)"
     ));
     assert!(finding.actions[0].contains("GET( |[+]|%+20)(/|%+2[Ff])cnr"));
     assert!(finding.actions[1].contains("pg_cancel_backend"));

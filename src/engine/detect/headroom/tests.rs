@@ -102,7 +102,17 @@ fn growth_is_forecast() {
     for t in 120..165 {
         newest = headroom.observe(f64::from(t), &report(100 + t * 5, 1003));
     }
-    let evidence = newest.unwrap().evidence;
+    let newest = newest.unwrap();
+    assert!(
+        newest
+            .summary
+            .ends_with("(92 %); full in 16 s at this growth"),
+        "{}",
+        newest.summary
+    );
+    assert_eq!(newest.subject["growth_per_second"], 5.0);
+    assert_eq!(newest.subject["exhausted_in_seconds"], 16.0);
+    let evidence = newest.evidence;
     // 920 of 1,000 at the last tick, 5 a second.
     let wanted = "at the growth of the last minute (5.0 a second) the last slot is gone in 16 s";
     assert!(evidence.iter().any(|text| text == wanted), "{evidence:?}");

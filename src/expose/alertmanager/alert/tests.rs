@@ -22,6 +22,8 @@ fn incident() -> Incident {
             connections: 3229.0,
             rate_change: Some(11.2),
             hold_change: Some(1.0),
+            rate_part: None,
+            hold_part: None,
             confidence: 0.97,
         }],
         unexplained_share: Some(0.06),
