@@ -1,6 +1,6 @@
 //! The avalanche from end to end: a real surge on one rare route of a real
 //! application, found and named by the daemon. In a file of its own, because it
-//! wants the machine for itself.
+//! wants the machine for itself. The servers are those of `demo::servers`.
 
 use std::process::Command;
 

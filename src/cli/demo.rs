@@ -30,10 +30,10 @@ const LIST: &str = "list";
     after_help = "Examples:\n  snowpit demo --scenario orphan\n  snowpit demo --scenario all --times 5 --seed 7\n  snowpit demo --keep kept && snowpit replay kept/captures"
 )]
 pub struct Args {
-    /// Which incident to stage; `all` stages each, `list` describes them.
-    /// Without it: the orphan and the avalanche.
-    #[arg(long, value_name = "NAME", value_parser = choices())]
-    scenario: Option<String>,
+    /// Which incidents to stage, with commas between several; `all` stages each,
+    /// `list` describes them. Without it: the orphan and the avalanche.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = choices())]
+    scenario: Vec<String>,
     /// How often to stage each.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     times: u32,
@@ -64,11 +64,16 @@ fn choices() -> PossibleValuesParser {
 /// The demo could not be played, which is not the same as an incident that was
 /// not detected.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let scenarios = match args.scenario.as_deref() {
-        None => Scenario::SHORT.to_vec(),
-        Some(ALL) => Scenario::ALL.to_vec(),
-        Some(LIST) => return list(args.json),
-        Some(name) => Scenario::named(name).into_iter().collect(),
+    let asked = |word: &str| args.scenario.iter().any(|name| name == word);
+    if asked(LIST) {
+        return list(args.json);
+    }
+    let scenarios: Vec<Scenario> = if args.scenario.is_empty() {
+        Scenario::SHORT.to_vec()
+    } else {
+        let all = Scenario::ALL.into_iter();
+        all.filter(|scenario| asked(ALL) || asked(scenario.name()))
+            .collect()
     };
     let stagings = args.times * scenarios.len() as u32;
     let stacks = args

@@ -15,7 +15,7 @@ use super::servers::{ServerError, connect};
 /// Its `application_name` and its role.
 pub(super) const SCANNER: &str = "scanner";
 /// Scanners; a session each.
-pub(super) const SCANNERS: u32 = 24;
+pub(super) const SCANNERS: u32 = 32;
 /// Between two looks into the queue.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// A process that cannot connect is started again after this long.

@@ -13,6 +13,7 @@ mod fleet;
 mod gateway;
 mod load;
 mod metrics_page;
+mod neighbours;
 mod orphan;
 mod outcome;
 mod routes;

@@ -50,13 +50,6 @@ impl Scenario {
         }
     }
 
-    /// The scenario with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|scenario| scenario.name() == name)
-    }
-
     /// What is staged, in one line.
     pub fn description(self) -> &'static str {
         match self {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::DemoError;
@@ -12,6 +13,7 @@ use super::application::Application;
 use super::fleet::{Fleet, SCANNER};
 use super::load::Load;
 use super::metrics_page;
+use super::neighbours::move_in;
 use super::routes::{APPLICATION, schema};
 use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
@@ -39,7 +41,7 @@ pub(super) const EYES: &str = "demo";
 
 /// PostgreSQL's limit, far enough above the pool and the direct sessions that no
 /// scenario meets it.
-const MAX_CONNECTIONS: u32 = 200;
+const MAX_CONNECTIONS: u32 = 260;
 /// The pooler's servers: room for the avalanche, and for all workers of the
 /// orphan at once.
 const POOL_SIZE: u32 = 60;
@@ -61,6 +63,7 @@ pub(super) struct Stage {
     pub(super) load: Load,
     application: Application,
     pub(super) fleet: Fleet,
+    neighbours: JoinSet<()>,
     pub(super) pooler: PgBouncer,
     pub(super) postgres: Postgres,
 }
@@ -101,10 +104,12 @@ impl Stage {
         let application = Application::start(local(pooler.port(), USER)).await?;
         let load = Load::start(&application)?;
         let fleet = Fleet::start(local(postgres.port(), SCANNER));
+        let neighbours = move_in(&local(postgres.port(), USER));
         Ok(Self {
             load,
             application,
             fleet,
+            neighbours,
             pooler,
             postgres,
         })
@@ -146,11 +151,13 @@ impl Stage {
             load,
             application,
             fleet,
+            neighbours,
             pooler,
             postgres,
         } = self;
         drop(load);
         drop(fleet);
+        drop(neighbours);
         drop(application);
         pooler.stop().await;
         postgres.stop().await;

@@ -33,7 +33,7 @@ const RIGHT_WITHIN: f64 = 30.0;
 /// The cause is at work for as long.
 const AT_WORK: Duration = Duration::from_secs(32);
 /// The sessions fall, and the daemon waits its while.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(RESOLVE_AFTER as u64 + 60);
+const RESOLVE_WITHIN: Duration = Duration::from_secs(RESOLVE_AFTER as u64 + 80);
 /// What the smoothed series still remember of it has passed by then.
 const QUIET_AFTER: Duration = Duration::from_secs(4);
 /// A route is rare as long as this part of the requests is not reached.
@@ -55,7 +55,7 @@ pub(super) async fn play(
     let usual = sessions.now();
     let before = stack.stage.load.requests();
     let mut dice = Dice::new(stack.seed, scenario, number);
-    let staged = set_going(scenario, &stack.stage, &mut dice).await?;
+    let staged = set_going(scenario, number, &stack.stage, &mut dice).await?;
     let Some(staged) = staged else {
         return Err(DemoError::NotStaged("this scenario is played otherwise"));
     };

@@ -54,6 +54,7 @@ impl Staged {
 /// Sets the cause of this scenario going. `None`: it is not staged this way.
 pub(super) async fn set_going(
     scenario: Scenario,
+    number: u32,
     stage: &Stage,
     dice: &mut Dice,
 ) -> Result<Option<Staged>, DemoError> {
@@ -63,7 +64,7 @@ pub(super) async fn set_going(
         Scenario::HoldUp => hold_up::set_going(stage, dice).await?,
         Scenario::BroadSurge => broad_surge::set_going(stage, dice),
         Scenario::ReconnectStorm => reconnect_storm::set_going(stage, dice),
-        Scenario::Leak => leak::set_going(stage, dice),
+        Scenario::Leak => leak::set_going(stage, dice, number),
         Scenario::LockPileup => lock_pileup::set_going(stage, dice).await?,
         Scenario::Application => application::set_going(stage, dice),
         Scenario::TwoCulprits => two_culprits::set_going(stage, dice),

@@ -11,7 +11,7 @@ use crate::demo::stage::Stage;
 use super::{OF_ANY_AVALANCHE, Staged};
 
 pub(super) fn set_going(stage: &Stage, dice: &mut Dice) -> Staged {
-    let life = dice.between(1.5, 3.5);
+    let life = dice.between(1.0, 2.5);
     stage.fleet.set_life(Some(Duration::from_secs_f64(life)));
     let told = format!(
         "the {SCANNERS} processes of {SCANNER} crash and start again every {life:.1} s, \

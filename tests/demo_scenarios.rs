@@ -1,0 +1,46 @@
+//! The further scenarios of the demo, once each, on four sets of servers beside
+//! one another: each must be detected, its cause told and its culprit named
+//! within 30 s. It takes less than three minutes. The servers are those of
+//! `demo::servers`.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// `orphan` and `avalanche` have tests of their own.
+const SCENARIOS: [&str; 7] = [
+    "hold_up",
+    "broad_surge",
+    "reconnect_storm",
+    "leak",
+    "lock_pileup",
+    "application",
+    "two_culprits",
+];
+
+#[test]
+fn every_cause_is_told_and_named() {
+    let scenarios = SCENARIOS.join(",");
+    let output = Command::new(env!("CARGO_BIN_EXE_snowpit"))
+        .args(["demo", "--scenario", &scenarios, "--stacks", "4", "--json"])
+        .output()
+        .unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = report["scenarios"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["scenario"].clone()).collect();
+    assert_eq!(names, SCENARIOS);
+    for row in rows {
+        for right in ["staged", "detected", "cause_right", "name_right"] {
+            assert_eq!(row[right], 1, "{right} of {row:#}");
+        }
+        println!("{row}");
+    }
+    let stagings = report["stagings"].as_array().unwrap();
+    assert_eq!(stagings.len(), SCENARIOS.len());
+    for staging in stagings {
+        assert_eq!(staging["problems"], Value::Array(Vec::new()), "{staging:#}");
+    }
+    assert!(output.status.success());
+    assert_eq!(report["uncalled"], Value::Array(Vec::new()));
+}
