@@ -117,7 +117,26 @@ async fn warm_up(
         let progress = || "a quiet moment".to_owned();
         witness.idle(deadline, timeline, progress).await;
     }
+    calm(stack, witness, timeline).await;
     Ok(())
+}
+
+/// Waits until no incident is open: the one before may have left one.
+async fn calm(stack: &Stack, witness: &mut Witness, timeline: &mut Timeline) {
+    let deadline = Instant::now() + RESOLVE_WITHIN;
+    let is_calm = || stack.daemon.snapshot().open.is_empty();
+    let mut waited = false;
+    while !is_calm() && Instant::now() < deadline {
+        waited = true;
+        let step = Instant::now() + Duration::from_millis(500);
+        let progress = || "an incident is still open".to_owned();
+        witness.idle(step, timeline, progress).await;
+    }
+    if waited {
+        let progress = || "a quiet moment".to_owned();
+        let deadline = Instant::now() + QUIET_AFTER;
+        witness.idle(deadline, timeline, progress).await;
+    }
 }
 
 /// A staging while it runs.

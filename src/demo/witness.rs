@@ -19,6 +19,8 @@ const PROGRESS: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Witness {
     effects: broadcast::Receiver<Arc<Effect>>,
+    /// Kinds that are true of what is staged as well.
+    pub(super) true_as_well: &'static [Kind],
     /// Summaries of incidents that opened and that nobody staged.
     pub(super) uncalled: Vec<String>,
 }
@@ -27,6 +29,7 @@ impl Witness {
     pub(super) fn new(effects: broadcast::Receiver<Arc<Effect>>) -> Self {
         Self {
             effects,
+            true_as_well: &[],
             uncalled: Vec::new(),
         }
     }
@@ -90,8 +93,13 @@ impl Witness {
 
     /// Notes an incident that nobody staged.
     pub(super) fn uncalled_for(&mut self, effect: &Effect, timeline: &mut Timeline) {
-        if effect.event == Event::Opened {
-            let summary = &effect.incident.summary;
+        if effect.event != Event::Opened {
+            return;
+        }
+        let summary = &effect.incident.summary;
+        if self.true_as_well.contains(&effect.incident.kind) {
+            timeline.detail(&format!("also: {summary}"));
+        } else {
             timeline.tell(Mark::Wrong, &format!("not staged: {summary}"));
             self.uncalled.push(summary.clone());
         }
