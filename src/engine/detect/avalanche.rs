@@ -312,7 +312,9 @@ impl Avalanche {
             let (rise, extra) = (episode.explanation.rise, episode.explanation.extra);
             // Once it is calm nothing new is learnt of it.
             if !episode.alarm.calm {
-                episode.signs = habits.signs(t, traffic, onset, rise, extra);
+                let signs = habits.signs(t, traffic, onset, rise, extra);
+                episode.signs =
+                    signs.after(&episode.signs, episode.sessions / episode.climb.peak());
             }
         }
         let finding = self.finding(t, &mut episode);

@@ -61,6 +61,9 @@ pub struct Habits {
     latency: Latency,
     started_at: Option<UnixSeconds>,
     storm: Watch,
+    /// Who the storm was when it was last at its work: afterwards nobody's
+    /// sessions are young, and the record must not name whoever comes next.
+    stormers: Option<Youth>,
     leaks: Leaks,
     slow: Watch,
 }
@@ -79,6 +82,7 @@ impl Habits {
             latency: Latency::new(latency),
             started_at: None,
             storm: Watch::new(Kind::ReconnectStorm).patient(0.0, storm.resolve_after),
+            stormers: None,
             leaks: Leaks::new(&detect.connection_leak),
             slow: Watch::new(Kind::ExcessiveLatency).patient(0.0, latency.resolve_after),
             settings: Arc::clone(settings),
@@ -156,6 +160,7 @@ impl Habits {
         let is = |wanted| (cause == Some(wanted)).then_some(Kind::ConnectionAvalanche);
         if detect.reconnect_storm.enabled {
             let churn = self.churn(t, traffic);
+            self.remember_youth(churn.as_ref());
             let suspicion = churn.map(|churn| {
                 let elsewhere = is(Cause::ReconnectStorm);
                 reconnect_storm::check(&self.target, t, &churn, &detect.reconnect_storm, elsewhere)
@@ -206,8 +211,17 @@ impl Habits {
             replaced: (opened - growth).max(0.0),
             standing,
             demand: self.demand(traffic, onset_at, (t - NOW * 2.0).max(onset_at), t),
-            youth: self.youth(),
+            youth: self.stormers.clone().or_else(|| self.youth()),
         })
+    }
+
+    fn remember_youth(&mut self, churn: Option<&Churn>) {
+        let youth = self.youth().filter(Youth::is_everybody);
+        if churn.is_none() {
+            self.stormers = None;
+        } else if youth.is_some() {
+            self.stormers = youth;
+        }
     }
 
     /// The application with most sessions that have just begun.

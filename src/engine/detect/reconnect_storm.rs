@@ -35,6 +35,13 @@ pub struct Youth {
     pub of: f64,
 }
 
+impl Youth {
+    /// All of the application is young, not one client in a loop.
+    pub fn is_everybody(&self) -> bool {
+        self.young >= EVERYBODY && self.young >= EVERYBODY_PART * self.of
+    }
+}
+
 /// What is known of the sessions opened, while more are than normal.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Churn {
@@ -54,9 +61,7 @@ pub struct Churn {
 
 impl Churn {
     fn is_everybody(&self) -> bool {
-        self.youth.as_ref().is_none_or(|youth| {
-            youth.young >= EVERYBODY && youth.young >= EVERYBODY_PART * youth.of
-        })
+        self.youth.as_ref().is_none_or(Youth::is_everybody)
     }
 
     /// How many times everybody has reconnected.

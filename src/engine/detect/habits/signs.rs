@@ -6,9 +6,10 @@ use crate::engine::detect::watched::{Departure, Quantity};
 use crate::engine::traffic::Traffic;
 use crate::sample::UnixSeconds;
 
-/// Seconds around the onset in which sessions opened can be its cause. Later
-/// ones are clients that have given up and try again.
-const OPENED_BEFORE: f64 = 60.0;
+/// Seconds around the onset in which sessions opened can be its cause. Earlier
+/// ones are of something that was over by then, later ones of clients that have
+/// given up and try again.
+const OPENED_BEFORE: f64 = 20.0;
 const OPENED_AFTER: f64 = 15.0;
 
 /// Sessions opened, as a part of those that there were, that make a storm.
@@ -34,6 +35,9 @@ const LEAK_PART: f64 = 0.6;
 /// what comes back is none.
 const LEAK_SECONDS: f64 = 10.0;
 const LEAK_KEPT: f64 = 0.9;
+
+/// Below this part of their peak the sessions fall: what raised them is over.
+const GIVEN_BACK: f64 = 0.9;
 
 /// Everybody opened sessions anew.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +71,18 @@ pub struct Signs {
     pub query_time: Option<(f64, f64)>,
     /// Quantities out of their bands.
     pub departures: Vec<Departure>,
+}
+
+impl Signs {
+    /// These signs when `earlier` ones were told before; the sessions are at
+    /// `height` of their peak. A leak that has just been given back was the cause
+    /// all the same.
+    pub fn after(mut self, earlier: &Self, height: f64) -> Self {
+        if height < GIVEN_BACK && self.leaking.is_none() {
+            self.leaking.clone_from(&earlier.leaking);
+        }
+        self
+    }
 }
 
 impl Habits {

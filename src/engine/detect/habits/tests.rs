@@ -93,6 +93,9 @@ fn a_crash_loop_is_told_within_half_a_minute_and_ends() {
         "{}",
         finding.summary
     );
+    stage.run(40, 24, 0.0, &[]);
+    let over = stage.habits.findings().remove(0);
+    assert_eq!(over.subject["application"], "scanner");
     stage.run(200, 24, 0.2, &[]);
     assert!(stage.habits.findings().is_empty());
 }
@@ -144,4 +147,18 @@ fn the_signs_of_an_avalanche_tell_a_storm_and_a_leak() {
         .habits
         .signs(stage.t, &stage.traffic, onset, 170.0, 170.0);
     assert_eq!(grown.reconnecting, None);
+}
+
+#[test]
+fn a_storm_that_was_over_is_not_the_cause_of_what_comes_after() {
+    let mut stage = Stage::new();
+    stage.run(900, 24, 0.2, &[]);
+    stage.run(30, 24, 12.0, &[]);
+    stage.run(30, 24, 0.2, &[]);
+    let onset = stage.t;
+    stage.run(15, 40, 0.2, &[]);
+    let signs = stage
+        .habits
+        .signs(stage.t, &stage.traffic, onset, 16.0, 16.0);
+    assert_eq!(signs.reconnecting, None);
 }
