@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::outcome::Outcome;
 use super::scenario::Scenario;
-use super::stage::{RESOLVE_AFTER, Stage, WARM_UP};
+use super::stage::{LEAK_WINDOW, RESOLVE_AFTER, Stage, WARM_UP};
 use super::timeline::{Mark, Timeline};
 use super::witness::Witness;
 use super::{DemoError, GRACE, orphan, staging};
@@ -94,8 +94,9 @@ impl Stack {
             &format!("snowpit looks every second: http://{address}/metrics"),
         );
         timeline.detail(&format!(
-            "for the demo it learns what is normal in {WARM_UP:.0} s and waits {RESOLVE_AFTER:.0} s \
-             before an avalanche is over; all else is as by default"
+            "for the demo it learns what is normal in {WARM_UP:.0} s, looks for leaks in \
+             {LEAK_WINDOW:.0} s, and waits {RESOLVE_AFTER:.0} s before an avalanche or a storm is \
+             over; all else is as by default"
         ));
         Ok(Self {
             stage,

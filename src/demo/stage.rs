@@ -54,6 +54,9 @@ pub(super) const WARM_UP: f64 = 40.0;
 /// The default is 5 minutes, for the same reason.
 pub(super) const RESOLVE_AFTER: f64 = 10.0;
 
+/// The default is a minute: a leak of the demo is a fast one.
+pub(super) const LEAK_WINDOW: f64 = 18.0;
+
 /// Of what is kept: longer than any demo.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
@@ -200,6 +203,8 @@ impl Stage {
         };
         settings.detect.connection_avalanche.warm_up = WARM_UP;
         settings.detect.connection_avalanche.resolve_after = RESOLVE_AFTER;
+        settings.detect.reconnect_storm.resolve_after = RESOLVE_AFTER;
+        settings.detect.connection_leak.window = LEAK_WINDOW;
         Config {
             path: None,
             warnings: Vec::new(),
