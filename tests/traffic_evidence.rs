@@ -347,7 +347,7 @@ fn slower_at_the_same_rate_is_told_as_such() {
     assert!(
         last.evidence
             .iter()
-            .any(|text| text.contains("requests that have ended")),
+            .any(|text| text.contains("requests at a time, by those that have ended")),
         "{last:#?}"
     );
 }

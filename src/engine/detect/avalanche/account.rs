@@ -231,13 +231,22 @@ fn candidate(candidate: &Candidate, explanation: &Explanation) -> String {
 fn flow(candidate: &Candidate) -> String {
     match candidate.flow {
         Some((before, since)) if since.rate > 0.0 => format!(
-            "{} → {} requests/s, {} → {}; ",
+            "{} → {} requests/s, {} → {} s; ",
             words::mean(before.rate),
             words::mean(since.rate),
-            words::duration(before.hold).trim_end_matches(" s"),
-            words::duration(since.hold),
+            seconds(before.hold),
+            seconds(since.hold),
         ),
         _ => String::new(),
+    }
+}
+
+/// Two digits, also of milliseconds.
+fn seconds(value: f64) -> String {
+    match value {
+        value if value < 0.1 => format!("{value:.3}"),
+        value if value < 9.95 => format!("{value:.1}"),
+        value => words::count(value),
     }
 }
 
