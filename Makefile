@@ -3,7 +3,7 @@
 # rustup installs here; a shell that never read its profile does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: build bench demo deps fuzz help situations test
+.PHONY: build bench demo deps fuzz help screenshots situations test
 
 help:
 	@echo 'make demo   stage two real incidents on private servers and watch them found'
@@ -11,6 +11,7 @@ help:
 	@echo 'make situations  2,000 random lock situations on each PostgreSQL, 14 to 18 (an hour)'
 	@echo 'make bench  what watching costs the database, and snowpit itself'
 	@echo 'make fuzz   ten million broken inputs for every reader of foreign bytes'
+	@echo 'make screenshots  pictures of the page for docs/images'
 	@echo 'make build  target/release/snowpit'
 	@echo 'make deps   install the servers that the demo and the tests start'
 
@@ -39,6 +40,10 @@ situations:
 bench:
 	@scripts/deps
 	cargo bench --locked
+
+screenshots:
+	@scripts/deps cargo cc chromium chromedriver
+	cargo run --locked --example screenshots
 
 fuzz:
 	@scripts/fuzz

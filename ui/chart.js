@@ -69,11 +69,13 @@ export async function draw(id, spec) {
 const themeNow = () =>
   document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark");
 
-/** The first stands on all others, so that each covers what is below it. */
+/** The first stands on all others, so that each covers what is below it. Where
+ *  none has a value there is none. */
 function stack(all) {
-  const sums = all.map((values) => values.slice());
+  const nothing = all[0].map((_, at) => all.every((values) => values[at] === null));
+  const sums = all.map((values) => values.map((value, at) => (nothing[at] ? null : (value ?? 0))));
   for (let line = sums.length - 2; line >= 0; line -= 1) {
-    sums[line] = sums[line].map((value, at) => (value ?? 0) + (sums[line + 1][at] ?? 0));
+    sums[line] = sums[line].map((value, at) => (value === null ? null : value + sums[line + 1][at]));
   }
   return sums;
 }

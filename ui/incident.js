@@ -2,7 +2,7 @@
 
 import { COLOURS, draw } from "./chart.js";
 import { h } from "./dom.js";
-import { commands, culprits, empty, limit, rest, severity, trouble } from "./parts.js";
+import { commands, culprits, empty, limit, rest, runbook, severity, trouble } from "./parts.js";
 import { Feed, serverNow, state } from "./state.js";
 import { age, clock, cut, known, moment, number, percent, spoken, text } from "./words.js";
 
@@ -67,10 +67,11 @@ export function render(wanted) {
       h("h1", null, severity(one), " ", spoken(one.kind), " ", text(one.target, 60, { class: "target" })),
       h("p", { class: "summary" }, text(one.summary, 1000)),
       times(one),
+      h("p", null, runbook(one.runbook)),
     ),
     trouble(record),
     one.actions.length > 0 && !one.resolved_at
-      ? h("section", { "data-key": "do", "data-row": "do" }, h("h2", null, "What frees it"), commands(one.actions))
+      ? h("section", { "data-key": "do", "data-row": "do" }, h("h2", null, "What to do"), commands(one.actions))
       : null,
     one.attribution.length > 0
       ? h("section", { "data-key": "who" }, h("h2", null, "Who is behind the rise"), culprits(one))
@@ -82,7 +83,7 @@ export function render(wanted) {
     subject(one),
     story(one),
     one.actions.length > 0 && one.resolved_at
-      ? h("section", { "data-key": "did", "data-row": "did" }, h("h2", null, "What would have freed it"), commands(one.actions))
+      ? h("section", { "data-key": "did", "data-row": "did" }, h("h2", null, "What was advised"), commands(one.actions))
       : null,
     h("p", { class: "quiet", "data-key": "raw" }, "Record: ", h("a", { href: path }, text(id, 120))),
   ];
@@ -237,7 +238,10 @@ function routes(times) {
   const top = named.slice(0, COLOURS - 1).filter((line) => height(line) > 0);
   const others = named.slice(COLOURS - 1);
   if (others.length > 0) {
-    const sum = times.map((_, at) => others.reduce((all, line) => all + (line.values[at] ?? 0), 0));
+    const sum = times.map((_, at) => {
+      const told = others.map((line) => line.values[at]).filter(known);
+      return told.length > 0 ? told.reduce((a, b) => a + b, 0) : null;
+    });
     top.push({ label: `${others.length} others`, values: sum });
   }
   return top;

@@ -2,12 +2,12 @@
 
 import { h } from "./dom.js";
 import { command, empty, limit, rest, sign, table, th, trouble } from "./parts.js";
-import { Feed, passes, since, state } from "./state.js";
+import { Feed, once, passes, since, state } from "./state.js";
 import { age, cut, known, number, plural, text } from "./words.js";
 
-const ROOTS = 20;
-const NODES = 40;
-const LOCKS = 100;
+const ROOTS = 12;
+const NODES = 30;
+const LOCKS = 60;
 
 const locks = new Feed(2_000);
 const advisory = new Feed(2_000);
@@ -40,13 +40,17 @@ const grown = (target) => (target.fresh ? Math.max(0, since(target.at)) : 0);
 
 const plus = (value, target) => (known(value) ? value + grown(target) : null);
 
-function trees() {
-  const all = (locks.data?.targets ?? [])
+const roots = once((data) =>
+  (data?.targets ?? [])
     .flatMap((target) => target.root_blockers.map((root) => ({ target, root })))
     .filter(({ target, root }) =>
       passes(target.name, root.database, root.user, root.application, root.client, String(root.pid), root.state, root.query, root.prepared),
     )
-    .sort((a, b) => b.root.waiters - a.root.waiters || (b.root.longest_wait_seconds ?? 0) - (a.root.longest_wait_seconds ?? 0));
+    .sort((a, b) => b.root.waiters - a.root.waiters || (b.root.longest_wait_seconds ?? 0) - (a.root.longest_wait_seconds ?? 0)),
+);
+
+function trees() {
+  const all = roots(locks.data);
   const blind = (locks.data?.targets ?? []).filter((target) => !target.fresh);
   const shown = limit("roots", ROOTS);
   return h(
@@ -149,8 +153,8 @@ function who(one) {
   );
 }
 
-function advisories() {
-  const all = (advisory.data?.targets ?? [])
+const held = once((data) =>
+  (data?.targets ?? [])
     .flatMap((target) => target.advisory_locks.map((lock) => ({ target, lock })))
     .filter(({ target, lock }) =>
       passes(target.name, lock.database, lock.key, lock.names, lock.verdict, lock.last_application, lock.pooler, lock.reason),
@@ -160,7 +164,11 @@ function advisories() {
         ORDER.indexOf(a.lock.verdict) - ORDER.indexOf(b.lock.verdict) ||
         b.lock.waiters + b.lock.spinners - a.lock.waiters - a.lock.spinners ||
         b.lock.age_seconds - a.lock.age_seconds,
-    );
+    ),
+);
+
+function advisories() {
+  const all = held(advisory.data);
   const shown = limit("locks", LOCKS);
   const lost = all.filter(({ lock }) => lock.verdict === "orphaned" || lock.verdict === "stranded").length;
   return h(

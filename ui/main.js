@@ -8,7 +8,7 @@ import * as locks from "./locks.js";
 import * as now from "./now.js";
 import { more, tellCopied } from "./parts.js";
 import * as routes from "./routes.js";
-import { changed, onChange, state } from "./state.js";
+import { changed, onChange, state, touched } from "./state.js";
 import * as stream from "./stream.js";
 import { age, clock, number } from "./words.js";
 
@@ -85,7 +85,7 @@ function theme(next) {
     // No storage: for this page only.
   }
   element("theme").textContent = `Theme: ${chosen}`;
-  changed();
+  touched();
 }
 
 async function copy(button) {
@@ -105,7 +105,7 @@ async function copy(button) {
     field.remove();
   }
   tellCopied(words, done);
-  changed();
+  touched();
 }
 
 const DO = {
@@ -125,17 +125,17 @@ document.addEventListener("click", (event) => {
   if (!button || !DO[button.dataset.do]) return;
   if (button.dataset.do === "skip") event.preventDefault();
   DO[button.dataset.do](button);
-  changed();
+  touched();
 });
 document.addEventListener("change", (event) => {
   if (event.target.dataset.do === "choose") {
     history.choose(event.target.dataset.choose, event.target.value);
-    changed();
+    touched();
   }
 });
 element("filter").addEventListener("input", (event) => {
   state.filter = event.target.value;
-  changed();
+  touched();
 });
 window.addEventListener("hashchange", () => {
   keys.forget();

@@ -1,7 +1,7 @@
 // Now: what is wrong, and how each server is.
 
 import { h } from "./dom.js";
-import { bar, commands, culprits, empty, limit, rest, severity, sign, spark } from "./parts.js";
+import { bar, commands, culprits, empty, limit, rest, runbook, severity, sign, spark } from "./parts.js";
 import { Feed, passes, serverNow, since, state } from "./state.js";
 import { age, cut, known, moment, number, plural, seconds, spoken, text } from "./words.js";
 
@@ -96,6 +96,7 @@ function card(incident) {
       h("h2", null, h("a", { href: `#/incident/${encodeURIComponent(incident.id)}`, "data-enter": "" }, spoken(incident.kind))),
       text(incident.target, 40, { class: "target" }),
       incident.cause ? h("span", { class: "tag" }, `cause: ${spoken(incident.cause)}`) : null,
+      runbook(incident.runbook),
       h("span", { class: "since" }, `for ${age(since(incident.onset_at))}, since `, moment(incident.onset_at)),
     ),
     h("p", { class: "summary" }, text(incident.summary, 400)),
@@ -164,7 +165,8 @@ function use(one) {
         band ? h("span", { class: "quiet" }, ` expected ${number(one.expected)}, up to ${number(one.upper)}`) : h("span", { class: "quiet" }, " learning what is normal"),
       ),
     ),
-    bar(parts, band ? [["tick", one.expected / scale]] : []),
+    // Without a normal there is nothing to hold it against.
+    band ? bar(parts, [["tick", one.expected / scale]]) : null,
     small(one),
   );
 }

@@ -1,6 +1,7 @@
 // Pieces that several views show.
 
 import { h, s } from "./dom.js";
+import { Feed } from "./state.js";
 import { cut, known, number, percent, spoken, text, times, visible } from "./words.js";
 
 /** Shape and word beside the colour: not everybody sees colours alike. */
@@ -13,6 +14,15 @@ export function sign(level, word = level) {
 /** The severity of an incident, or that it is over. */
 export const severity = (incident) =>
   incident.resolved_at ? sign("resolved") : sign(incident.severity in SIGNS ? incident.severity : "unknown", incident.severity);
+
+const status = new Feed(60_000);
+
+/** The way to a runbook that this daemon has. */
+export function runbook(name) {
+  if (!status.data) status.want("/api/v1/status");
+  if (!status.data?.runbooks?.includes(name)) return null;
+  return h("a", { href: `/runbooks/${encodeURIComponent(name)}`, "data-key": "runbook" }, "Runbook");
+}
 
 /** What was copied last, and until when that is said. */
 const copied = { words: null, done: false, until: 0 };

@@ -6,7 +6,7 @@ import { bar, empty, limit, rest, spark, table, trouble } from "./parts.js";
 import { Feed, passes } from "./state.js";
 import { cut, known, number, seconds, text, times } from "./words.js";
 
-const ROWS = 100;
+const ROWS = 60;
 
 const routes = new Feed(2_000);
 

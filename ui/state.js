@@ -19,6 +19,10 @@ export const state = {
 
 const listeners = new Set();
 let asked = false;
+let drawnAt = 0;
+/** Milliseconds between two drawings: four times what one takes, so that a page
+ *  with very much on it stays quick under the hand. */
+let pause = 0;
 
 export function onChange(listener) {
   listeners.add(listener);
@@ -28,10 +32,39 @@ export function onChange(listener) {
 export function changed() {
   if (asked) return;
   asked = true;
-  requestAnimationFrame(() => {
-    asked = false;
-    for (const listener of listeners) listener();
-  });
+  const wait = drawnAt + pause - performance.now();
+  if (wait > 0) setTimeout(() => requestAnimationFrame(draw), wait);
+  else requestAnimationFrame(draw);
+}
+
+/** The same for what somebody did: without a pause. */
+export function touched() {
+  drawnAt = 0;
+  if (asked) requestAnimationFrame(draw);
+  else changed();
+}
+
+function draw() {
+  if (!asked) return;
+  asked = false;
+  const began = performance.now();
+  for (const listener of listeners) listener();
+  drawnAt = performance.now();
+  pause = Math.min((drawnAt - began) * 4, 2_000);
+}
+
+/** The same answer for the same data and filter is worked out once. */
+export function once(work) {
+  let last = null;
+  let answer = null;
+  return (...inputs) => {
+    const now = [...inputs, state.filter];
+    if (!last || now.some((each, at) => each !== last[at])) {
+      answer = work(...inputs);
+      last = now;
+    }
+    return answer;
+  };
 }
 
 /** The time at the server, seconds. */

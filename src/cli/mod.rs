@@ -7,6 +7,7 @@ pub mod incidents;
 pub mod locks;
 pub mod replay;
 pub mod run;
+pub mod shell;
 mod time;
 
 use std::fmt::Display;
@@ -23,7 +24,8 @@ use tracing_subscriber::EnvFilter;
     name = "snowpit",
     version,
     propagate_version = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = "To begin:\n  snowpit demo                          stage real incidents on private servers\n  snowpit locks --dsn postgresql://…    look once at a server\n  snowpit check                         what ./snowpit.toml leads to; config.example.toml is one to copy\n  snowpit run                           watch, and show it at http://127.0.0.1:9899/"
 )]
 pub struct Cli {
     /// Format of the log on stderr. RUST_LOG sets what is logged.
@@ -42,6 +44,8 @@ enum Command {
     Replay(replay::Args),
     Demo(demo::Args),
     Eval(eval::Args),
+    Completions(shell::CompletionArgs),
+    Man(shell::ManArgs),
 }
 
 impl Command {
@@ -55,6 +59,7 @@ impl Command {
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
             Self::Replay(_) | Self::Incidents(_) | Self::Eval(_) => "warn",
+            Self::Completions(_) | Self::Man(_) => "warn",
         }
     }
 }
@@ -78,6 +83,8 @@ pub async fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Eval(args) => eval::run(args).await,
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
     };
     outcome.unwrap_or_else(|error| {
         complain(format_args!("snowpit: {error:#}"));

@@ -119,7 +119,17 @@ impl Browser {
         browser
             .devtools("Emulation.setDeviceMetricsOverride", size)
             .await;
+        let thread_time = json!({ "timeDomain": "threadTicks" });
+        browser.devtools("Performance.enable", thread_time).await;
         browser
+    }
+
+    /// Processor time that the page's own thread has taken, seconds.
+    pub async fn busy(&self) -> f64 {
+        let all = self.devtools("Performance.getMetrics", json!({})).await;
+        let mut all = all["metrics"].as_array().unwrap().iter();
+        let one = all.find(|one| one["name"] == "TaskDuration").unwrap();
+        one["value"].as_f64().unwrap()
     }
 
     async fn post(&self, path: &str, body: Value) -> Value {
@@ -245,10 +255,10 @@ impl Browser {
             .collect()
     }
 
-    /// The page as PNG, the whole of it or what the window shows.
-    pub async fn picture(&self, whole: bool) -> Vec<u8> {
+    /// What the window shows, as WebP.
+    pub async fn picture(&self) -> Vec<u8> {
         use base64_of_webdriver::decode;
-        let parameters = json!({ "format": "png", "captureBeyondViewport": whole });
+        let parameters = json!({ "format": "webp", "quality": 85 });
         let picture = self.devtools("Page.captureScreenshot", parameters).await;
         decode(picture["data"].as_str().unwrap())
     }

@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use snowpit::capture::Captures;
+use snowpit::engine::incident::Kind;
 use snowpit::engine::settings::Pooler;
 use snowpit::engine::{Engine, Settings, Snapshot};
+use snowpit::eval::scenario::{Evidence, Family, scenario};
 use snowpit::expose::history::{Question, SeriesReader};
 use snowpit::expose::metrics::EngineTicks;
 use snowpit::expose::web::{WebState, serve};
 use snowpit::observe::health::Health;
-use snowpit::sample::Sample;
+use snowpit::sample::{Report, Sample};
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,8 @@ enum Order {
 /// A page to look at.
 pub struct Recorded {
     pub url: String,
+    /// Samples of the captures after the moment that is now.
+    pub rest: Vec<Sample>,
     orders: mpsc::Sender<Order>,
     stop: CancellationToken,
 }
@@ -51,8 +55,10 @@ impl Recorded {
         let now = unix_now();
         let mut settings = Settings::default();
         let mut samples = Vec::new();
+        let mut rest = Vec::new();
         for take in takes {
-            let (own, mut of_it) = read(take, now);
+            let (own, mut of_it, mut later) = read(take, now);
+            rest.append(&mut later);
             settings.poolers_complete = true;
             settings.targets.extend(own.targets);
             settings.poolers.extend(own.poolers);
@@ -64,15 +70,52 @@ impl Recorded {
             }
             samples.append(&mut of_it);
         }
+        Self::of(settings, samples, rest).await
+    }
+
+    /// One simulated incident beside the captures, a minute after it began: it
+    /// has what no capture here has, applications that tell of their routes.
+    pub async fn with_traffic(takes: &[Take], family: Family, seed: u64) -> Self {
+        let now = unix_now();
+        let incident = scenario(family, seed);
+        let moment = incident.truth.onset.unwrap_or(incident.truth.until) + 60.0;
+        let mut settings = incident.settings.clone();
+        let past = Evidence::HalfTags.restrict(&incident);
+        let past = past.filter(|sample| sample.t <= moment);
+        let mut samples: Vec<Sample> = past.map(|sample| moved(sample, moment, now)).collect();
+        for take in takes {
+            let (own, mut of_it, _) = read(take, now);
+            settings.targets.extend(own.targets);
+            settings.poolers.extend(own.poolers);
+            settings.services.extend(own.services);
+            for lock in own.advisory_locks {
+                if !settings.advisory_locks.contains(&lock) {
+                    settings.advisory_locks.push(lock);
+                }
+            }
+            samples.append(&mut of_it);
+        }
+        settings.poolers_complete = true;
+        Self::of(settings, samples, Vec::new()).await
+    }
+
+    async fn of(settings: Settings, mut samples: Vec<Sample>, mut rest: Vec<Sample>) -> Self {
         samples.sort_by(|a, b| a.t.total_cmp(&b.t));
-        let site = Self::with(settings).await;
+        rest.sort_by(|a, b| a.t.total_cmp(&b.t));
+        let mut site = Self::with(settings).await;
         site.apply(samples).await;
+        site.rest = rest;
         site
     }
 
     /// Without any sample.
     pub async fn with(settings: Settings) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(settings, 0).await
+    }
+
+    /// On a port of its own; 0 is any.
+    pub async fn at(settings: Settings, port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let targets = settings.targets.clone();
         let engine = Engine::new(settings);
@@ -91,7 +134,39 @@ impl Recorded {
         tokio::spawn(serve(listener, state, stop.clone()));
         let (orders, inbox) = mpsc::channel(16);
         tokio::spawn(own(engine, inbox, asked, publish, effects));
-        Self { url, orders, stop }
+        Self {
+            url,
+            rest: Vec::new(),
+            orders,
+            stop,
+        }
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        let answer = reqwest::get(format!("{}{path}", self.url)).await.unwrap();
+        answer.json().await.unwrap()
+    }
+
+    /// How many incidents are open.
+    pub async fn open(&self) -> usize {
+        let answer = self.json("/api/v1/incidents?open=true").await;
+        answer["incidents"].as_array().unwrap().len()
+    }
+
+    pub async fn incident(&self, id: &str) -> Value {
+        self.json(&format!("/api/v1/incidents/{id}")).await
+    }
+
+    /// The id of the newest of a kind.
+    pub async fn first_of(&self, kind: Kind) -> String {
+        let path = format!("/api/v1/incidents?kind={}", kind.as_str());
+        let answer = self.json(&path).await;
+        answer["incidents"][0]["id"].as_str().unwrap().to_owned()
+    }
+
+    pub fn port(&self) -> u16 {
+        let (_, port) = self.url.rsplit_once(':').unwrap();
+        port.parse().unwrap()
     }
 
     pub async fn apply(&self, samples: Vec<Sample>) {
@@ -152,8 +227,9 @@ fn unix_now() -> f64 {
     now.unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
-/// The samples of a capture up to a moment, that moment being `now`.
-fn read(take: &Take, now: f64) -> (Settings, Vec<Sample>) {
+/// The samples of a capture up to a moment, that moment being `now`, and those
+/// after it.
+fn read(take: &Take, now: f64) -> (Settings, Vec<Sample>, Vec<Sample>) {
     let file = format!("tests/data/{}.jsonl.zst", take.capture);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
     let mut captures = Captures::open(&[path]).unwrap();
@@ -170,17 +246,27 @@ fn read(take: &Take, now: f64) -> (Settings, Vec<Sample>) {
         .map(Result::unwrap)
         .collect();
     let moment = samples[0].t + take.until;
-    let past = samples.into_iter().filter(|sample| sample.t <= moment);
-    let moved = past.map(|sample| {
-        let mut value = serde_json::to_value(sample).unwrap();
-        shift(&mut value, moment, now - moment);
-        value["target"] = take.target.into();
-        if value["source"] == "pgbouncer" {
-            value["pooler"] = pooler(take).into();
+    let all = samples.into_iter().map(|sample| {
+        let mut sample = moved(sample, moment, now);
+        match &mut sample.report {
+            Report::Postgres(report) => report.target = take.target.to_owned(),
+            Report::Pgbouncer(report) => {
+                report.target = take.target.to_owned();
+                report.pooler = pooler(take);
+            }
+            Report::Traffic(_) => {}
         }
-        serde_json::from_value(value).unwrap()
+        sample
     });
-    (settings, moved.collect())
+    let (past, later) = all.partition(|sample| sample.t <= now);
+    (settings, past, later)
+}
+
+/// As if `moment` were `now`.
+fn moved(sample: Sample, moment: f64, now: f64) -> Sample {
+    let mut value = serde_json::to_value(sample).unwrap();
+    shift(&mut value, moment, now - moment);
+    serde_json::from_value(value).unwrap()
 }
 
 fn pooler(take: &Take) -> String {

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::WebState;
@@ -12,27 +12,33 @@ use crate::engine::Snapshot;
 use crate::engine::snapshot::TargetView;
 
 /// Who blocks whom.
-pub(super) async fn locks(State(state): State<Arc<WebState>>) -> Json<Value> {
-    Json(by_target(&state.snapshot(), |name, target| {
-        json!({
-            "name": name,
-            "at": target.at,
-            "fresh": target.fresh,
-            "root_blockers": target.locks.root_blockers,
+pub(super) async fn locks(State(state): State<Arc<WebState>>) -> Response {
+    let snapshot = state.snapshot();
+    state.kept.answer("locks", &snapshot, || {
+        by_target(&snapshot, |name, target| {
+            json!({
+                "name": name,
+                "at": target.at,
+                "fresh": target.fresh,
+                "root_blockers": target.locks.root_blockers,
+            })
         })
-    }))
+    })
 }
 
 /// Granted advisory locks with their verdicts.
-pub(super) async fn advisory_locks(State(state): State<Arc<WebState>>) -> Json<Value> {
-    Json(by_target(&state.snapshot(), |name, target| {
-        json!({
-            "name": name,
-            "at": target.at,
-            "fresh": target.fresh,
-            "advisory_locks": target.locks.advisory_locks,
+pub(super) async fn advisory_locks(State(state): State<Arc<WebState>>) -> Response {
+    let snapshot = state.snapshot();
+    state.kept.answer("advisory-locks", &snapshot, || {
+        by_target(&snapshot, |name, target| {
+            json!({
+                "name": name,
+                "at": target.at,
+                "fresh": target.fresh,
+                "advisory_locks": target.locks.advisory_locks,
+            })
         })
-    }))
+    })
 }
 
 fn by_target(snapshot: &Snapshot, view: impl Fn(&str, &TargetView) -> Value) -> Value {

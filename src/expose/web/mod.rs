@@ -10,6 +10,7 @@ mod changes;
 mod error;
 mod events;
 mod incidents;
+mod kept;
 mod now;
 mod routes;
 pub mod runbooks;
@@ -42,6 +43,7 @@ use crate::sample::UnixSeconds;
 use changes::Changes;
 use error::ApiError;
 use events::Hub;
+use kept::Kept;
 pub use serve::serve;
 
 /// What the handlers read.
@@ -58,6 +60,7 @@ pub struct WebState {
     hub: Hub,
     changes: Changes,
     pushes: PushHealth,
+    kept: Kept,
     started_at: UnixSeconds,
 }
 
@@ -81,6 +84,7 @@ impl WebState {
             // Milliseconds: no two lives of the program begin in the same.
             hub: Hub::new((started_at * 1e3) as u64),
             changes: Changes::default(),
+            kept: Kept::default(),
             started_at,
             pushes: PushHealth::default(),
         }

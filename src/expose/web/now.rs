@@ -65,5 +65,6 @@ fn brief(incident: &Incident) -> Value {
         "attribution": incident.attribution,
         "unexplained_share": incident.unexplained_share,
         "actions": incident.actions,
+        "runbook": incident.runbook,
     })
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::WebState;
@@ -14,7 +15,7 @@ use crate::engine::traffic::{RouteKey, RouteView, ViaView};
 use crate::sample::TrafficVia;
 
 /// What to show of them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Filter {
     service: Option<String>,
     target: Option<String>,
@@ -92,22 +93,30 @@ fn invalid(name: &str, value: &str, known: &str) -> ApiError {
 pub(super) async fn list(
     State(state): State<Arc<WebState>>,
     Query(query): Query<Vec<(String, String)>>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Response, ApiError> {
     let filter = Filter::parse(query, &state.targets)?;
     let snapshot = state.snapshot();
+    if filter == Filter::default() {
+        let answer = || listed(&filter, &snapshot);
+        return Ok(state.kept.answer("routes", &snapshot, answer));
+    }
+    Ok(Json(listed(&filter, &snapshot)).into_response())
+}
+
+fn listed(filter: &Filter, snapshot: &Snapshot) -> Value {
     let view = &snapshot.traffic;
     let routes: Vec<Value> = view
         .routes
         .iter()
         .filter(|route| filter.takes(route))
         .take(filter.limit.unwrap_or(usize::MAX))
-        .map(|route| shown(route, &snapshot))
+        .map(|route| shown(route, snapshot))
         .collect();
-    Ok(Json(json!({
+    json!({
         "at": snapshot.at,
         "routes": routes,
         "left_out": view.left_out,
-    })))
+    })
 }
 
 fn shown(route: &RouteView, snapshot: &Snapshot) -> Value {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::WebState;
 use super::error::ApiError;
+use super::runbooks;
 use crate::expose::metrics::REVISION;
 use crate::observe::health::SourceHealth;
 use crate::observe::poll::unix_now;
@@ -40,6 +41,7 @@ pub(super) async fn status(State(state): State<Arc<WebState>>) -> Json<Value> {
         "uptime_seconds": (unix_now() - state.started_at).max(0.0),
         "sources": state.health.snapshot().iter().map(source).collect::<Vec<_>>(),
         "pages": state.hub.subscribers(),
+        "runbooks": runbooks::ALL.iter().map(|(name, _)| name).collect::<Vec<_>>(),
         "engine": {
             "at": snapshot.at,
             "open_incidents": snapshot.open.len(),
