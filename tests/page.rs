@@ -366,6 +366,8 @@ fn incident(at: usize, target: &str, name: &str, now: f64) -> Incident {
         connections: 30.0,
         rate_change: Some(2.0),
         hold_change: None,
+        rate_part: Some(20.0),
+        hold_part: Some(5.0),
         confidence: 0.9,
     };
     Incident {
