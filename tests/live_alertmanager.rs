@@ -179,9 +179,12 @@ async fn the_example_silences_what_follows_from_something_else() {
         ("second", "connection_headroom"),
         ("second", "pool_saturation"),
         ("third", "connection_headroom"),
+        ("fourth", "primary_unreachable"),
+        ("fourth", "pool_saturation"),
     ];
     let silenced = silenced(&alertmanager, &alerts).await;
     let expected = [
+        ("fourth", "pool_saturation"),
         ("main", "connection_avalanche"),
         ("main", "connection_headroom"),
         ("main", "try_lock_spin"),

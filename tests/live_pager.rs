@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::incidents::{Going, KEY, ROUTE, Scenery};
 use common::pager::{Page, Pager};
 use snowpit::daemon::{self, RunningDaemon};
-use snowpit::demo::servers::{Alertmanager, Prometheus};
+use snowpit::demo::servers::{Alertmanager, Postgres, PostgresOptions, Prometheus};
 use snowpit::engine::incident::{Incident, Kind};
 use tokio::time::{Instant, sleep};
 
@@ -24,7 +24,6 @@ const RULES_WITHIN: f64 = 25.0;
 
 /// Everything that takes part.
 struct Chain {
-    scenery: Scenery,
     daemon: RunningDaemon,
     pager: Pager,
     prometheus: Prometheus,
@@ -44,8 +43,7 @@ struct Row {
 }
 
 impl Chain {
-    async fn start() -> Self {
-        let scenery = Scenery::start().await.unwrap();
+    async fn start(scenery: &Scenery) -> Self {
         let pager = Pager::start().await;
         let by_push = Alertmanager::start(&pager.configuration("push"))
             .await
@@ -66,7 +64,6 @@ impl Chain {
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("alerts/snowpit.rules.yml");
         let prometheus = Prometheus::start(&prometheus, Some(&rules)).await.unwrap();
         Self {
-            scenery,
             daemon,
             pager,
             prometheus,
@@ -176,9 +173,9 @@ fn print(rows: &[Row]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_incident_pages_with_its_name_and_resolves_both_ways() {
-    let chain = Chain::start().await;
-    let scenery = &chain.scenery;
-    let _everyday = scenery.everyday().await;
+    let scenery = Scenery::start().await.unwrap();
+    let chain = Chain::start(&scenery).await;
+    let everyday = scenery.everyday().await;
     let began = Instant::now();
     let mut rows = Vec::new();
 
@@ -216,6 +213,24 @@ async fn every_incident_pages_with_its_name_and_resolves_both_ways() {
     let end = async || stop(going).await;
     rows.push(chain.follow(kind, &[ROUTE], began, staged, end).await);
 
+    drop(everyday);
+    let Scenery { postgres, pooler } = scenery;
+    let port = postgres.port();
+    let staged = Instant::now();
+    postgres.stop().await;
+    let mut again = None;
+    let end = async || {
+        let options = PostgresOptions {
+            port: Some(port),
+            ..PostgresOptions::default()
+        };
+        let server = Postgres::start(options).await.unwrap();
+        assert_eq!(server.port(), port, "somebody took the port");
+        again = Some(server);
+    };
+    let kind = Kind::PrimaryUnreachable;
+    rows.push(chain.follow(kind, &["main"], began, staged, end).await);
+
     print(&rows);
     for row in &rows {
         assert!(
@@ -242,4 +257,6 @@ async fn every_incident_pages_with_its_name_and_resolves_both_ways() {
     prometheus.stop().await;
     by_push.stop().await;
     by_rules.stop().await;
+    pooler.stop().await;
+    drop(again);
 }

@@ -63,7 +63,7 @@ impl Scenery {
             ..Alias::new("app", postgres.port())
         };
         let pooler = PgBouncer::start(PgBouncerOptions {
-            databases: vec![pool("app", 10), pool("small", SMALL)],
+            databases: vec![pool("app", 10), pool("shop", 5), pool("small", SMALL)],
             users: vec![("app".into(), String::new())],
             ..PgBouncerOptions::default()
         })
@@ -93,9 +93,15 @@ impl Scenery {
         client
     }
 
-    /// A few sessions with short requests on several routes, for a baseline.
+    /// A few sessions with short requests on several routes, for a baseline, and
+    /// a client of the pool.
     pub async fn everyday(&self) -> Going {
-        let mut going = Vec::new();
+        let pooled = self.pooler.connect("app", "shop", "shop").await.unwrap();
+        let mut going = vec![go(async move {
+            while pooled.batch_execute("SELECT pg_sleep(0.01)").await.is_ok() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        })];
         for n in 0..4 {
             let client = self.direct("registry").await;
             going.push(go(async move {
