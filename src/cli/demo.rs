@@ -51,6 +51,10 @@ pub struct Args {
     /// which must be empty or not there; for `snowpit replay`.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// Start Prometheus and Alertmanager as well, and leave everything running at
+    /// the end until Ctrl-C, to look around; on one set of servers.
+    #[arg(long, conflicts_with = "stacks")]
+    with_monitoring: bool,
 }
 
 fn choices() -> PossibleValuesParser {
@@ -86,6 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         stacks: stacks.min(stagings),
         quiet_stdout: args.json,
         keep: args.keep,
+        monitoring: args.with_monitoring,
     };
     let report = match demo::run(&program).await {
         Ok(report) => report,

@@ -13,6 +13,7 @@ mod fleet;
 mod gateway;
 mod load;
 mod metrics_page;
+mod monitoring;
 mod neighbours;
 mod orphan;
 mod outcome;
@@ -36,7 +37,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use servers::ServerError;
-use stack::{Played, Queue};
+use stack::{Left, Played, Queue};
 use timeline::Timeline;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -87,6 +88,9 @@ pub struct Program {
     pub quiet_stdout: bool,
     /// Where to keep captures and journals.
     pub keep: Option<PathBuf>,
+    /// Prometheus and Alertmanager as well, and all of it left running at the end
+    /// until a signal comes. One set of servers then.
+    pub monitoring: bool,
 }
 
 /// Plays the program and tells of it. SIGINT, SIGTERM and SIGHUP end it at any
@@ -99,20 +103,30 @@ pub struct Program {
 /// error: it is in the report.
 pub async fn run(program: &Program) -> Result<Report, DemoError> {
     let keep = program.keep.as_deref().map(empty_directory).transpose()?;
-    let interrupted = interruption()?;
+    let mut interrupted = std::pin::pin!(interruption()?);
     let mut timeline = Timeline::start(program.quiet_stdout);
     let mut stacks = JoinSet::new();
     let report = tokio::select! {
         report = play(program, keep.as_deref(), &mut stacks, &mut timeline) => report,
-        () = interrupted => Err(DemoError::Interrupted),
+        () = &mut interrupted => Err(DemoError::Interrupted),
     };
     // The servers are stopped where their tasks are dropped.
     stacks.shutdown().await;
     timeline.clear();
-    let report = report?;
+    let (report, left) = report?;
     closing(&report, &mut timeline);
     if let Some(kept) = keep {
         timeline.say(&format!("try: snowpit replay {}", captures(&kept, program)));
+    }
+    match left {
+        Some(left) => {
+            left.tell(&mut timeline);
+            interrupted.await;
+            left.stop().await;
+        }
+        None => timeline.say(
+            "look around: snowpit demo --with-monitoring leaves the page, Prometheus and Alertmanager running",
+        ),
     }
     Ok(report)
 }
@@ -135,32 +149,41 @@ fn empty_directory(directory: &Path) -> Result<PathBuf, DemoError> {
 async fn play(
     program: &Program,
     keep: Option<&Path>,
-    stacks: &mut JoinSet<Result<Played, DemoError>>,
+    stacks: &mut JoinSet<Result<(Played, Option<Left>), DemoError>>,
     timeline: &mut Timeline,
-) -> Result<Report, DemoError> {
+) -> Result<(Report, Option<Left>), DemoError> {
     timeline.say("A private PostgreSQL and PgBouncer, an application with 32 routes, and snowpit.");
     timeline.say(&format!("seed {}", program.seed));
     let queue = Queue::new(&program.scenarios, program.times);
-    for number in 1..=program.stacks.max(1) {
+    let count = if program.monitoring {
+        1
+    } else {
+        program.stacks.max(1)
+    };
+    for number in 1..=count {
         let directory = keep.map(|keep| directory_of(keep, program, number));
-        let own = timeline.of_stack((program.stacks > 1).then_some(number));
-        stacks.spawn(stack::play(queue.clone(), program.seed, directory, own));
+        let own = timeline.of_stack((count > 1).then_some(number));
+        let queue = queue.clone();
+        let (seed, monitoring) = (program.seed, program.monitoring);
+        stacks.spawn(stack::play(queue, seed, directory, own, monitoring));
     }
     let mut all = Played {
         outcomes: Vec::new(),
         uncalled: Vec::new(),
     };
+    let mut left = None;
     while let Some(played) = stacks.join_next().await {
-        let played = played.map_err(|_| DemoError::Fault)??;
+        let (played, running) = played.map_err(|_| DemoError::Fault)??;
         all.outcomes.extend(played.outcomes);
         all.uncalled.extend(played.uncalled);
+        left = left.or(running);
     }
-    Ok(Report::new(program.seed, timeline.seconds(), all))
+    Ok((Report::new(program.seed, timeline.seconds(), all), left))
 }
 
 /// What one stack keeps: all there is, when it is alone.
 fn directory_of(keep: &Path, program: &Program, number: u32) -> PathBuf {
-    if program.stacks > 1 {
+    if program.stacks > 1 && !program.monitoring {
         keep.join(format!("stack-{number}"))
     } else {
         keep.to_owned()

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::monitoring::{Alerting, Monitoring};
 use super::outcome::Outcome;
 use super::scenario::Scenario;
 use super::stage::{LEAK_WINDOW, RESOLVE_AFTER, Stage, WARM_UP};
@@ -40,6 +41,26 @@ pub(super) struct Stack {
     pub(super) stage: Stage,
     pub(super) daemon: RunningDaemon,
     pub(super) seed: u64,
+    monitoring: Option<Monitoring>,
+}
+
+/// What goes on after the last staging.
+#[derive(Debug)]
+pub(super) struct Left(Stack);
+
+impl Left {
+    /// Where to look.
+    pub(super) fn tell(&self, timeline: &mut Timeline) {
+        timeline.say("");
+        timeline.say("Everything runs until Ctrl-C:");
+        if let Some(monitoring) = &self.0.monitoring {
+            monitoring.tell(self.0.daemon.address(), timeline);
+        }
+    }
+
+    pub(super) async fn stop(self) {
+        self.0.stop().await;
+    }
 }
 
 /// What one stack saw.
@@ -49,24 +70,31 @@ pub(super) struct Played {
     pub(super) uncalled: Vec<String>,
 }
 
-/// Starts a stack, plays what is in the queue, and stops it.
+/// Starts a stack, plays what is in the queue, and stops it, unless it is to be
+/// looked at.
 pub(super) async fn play(
     queue: Queue,
     seed: u64,
     keep: Option<PathBuf>,
     mut timeline: Timeline,
-) -> Result<Played, DemoError> {
-    let stack = Stack::start(seed, keep.as_deref(), &mut timeline).await?;
+    monitoring: bool,
+) -> Result<(Played, Option<Left>), DemoError> {
+    let stack = Stack::start(seed, keep.as_deref(), &mut timeline, monitoring).await?;
     let mut witness = Witness::new(stack.daemon.effects());
     let result = stack.play_all(&queue, &mut witness, &mut timeline).await;
-    timeline.progress("stopping");
-    stack.daemon.shutdown(GRACE).await;
-    stack.stage.stop().await;
+    let left = if monitoring && result.is_ok() {
+        Some(Left(stack))
+    } else {
+        timeline.progress("stopping");
+        stack.stop().await;
+        None
+    };
     timeline.clear();
-    Ok(Played {
+    let played = Played {
         outcomes: result?,
         uncalled: witness.uncalled,
-    })
+    };
+    Ok((played, left))
 }
 
 impl Stack {
@@ -74,6 +102,7 @@ impl Stack {
         seed: u64,
         keep: Option<&Path>,
         timeline: &mut Timeline,
+        monitoring: bool,
     ) -> Result<Self, DemoError> {
         timeline.progress("starting the servers");
         let stage = Stage::start().await?;
@@ -87,8 +116,19 @@ impl Stack {
             ),
         );
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let daemon = daemon::start(stage.config(listen, keep)).await?;
+        let mut config = stage.config(listen, keep);
+        let alerting = if monitoring {
+            Some(Alerting::start().await?)
+        } else {
+            None
+        };
+        config.alertmanager.urls = alerting.iter().map(Alerting::url).collect();
+        let daemon = daemon::start(config).await?;
         let address = daemon.address();
+        let monitoring = match alerting {
+            Some(alerting) => Some(alerting.scrape(address).await?),
+            None => None,
+        };
         timeline.tell(
             Mark::Ready,
             &format!("snowpit looks every second: http://{address}/metrics"),
@@ -102,7 +142,16 @@ impl Stack {
             stage,
             daemon,
             seed,
+            monitoring,
         })
+    }
+
+    async fn stop(self) {
+        self.daemon.shutdown(GRACE).await;
+        if let Some(monitoring) = self.monitoring {
+            monitoring.stop().await;
+        }
+        self.stage.stop().await;
     }
 
     async fn play_all(
