@@ -57,9 +57,9 @@ impl Quantity {
         }
         // Coarse buckets as long as they are whole, fine ones for the rest; and
         // only fine ones in a span that is short.
-        let begins = (self.fine.begins() / COARSE).ceil() * COARSE;
+        let begins = ceil(self.fine.begins() / COARSE) as f64 * COARSE;
         let edge = if to - from > 2.0 * COARSE {
-            begins.max((to / COARSE).floor() * COARSE)
+            begins.max(floor(to / COARSE) as f64 * COARSE)
         } else {
             begins
         };
@@ -67,7 +67,7 @@ impl Quantity {
             return self.fine.sum(from, to);
         }
         if from >= begins {
-            let whole = (from / COARSE).ceil() * COARSE;
+            let whole = ceil(from / COARSE) as f64 * COARSE;
             return self.fine.sum(from, whole)
                 + self.coarse.sum(whole, edge)
                 + self.fine.sum(edge, to);
@@ -82,8 +82,8 @@ impl Quantity {
     /// first that begins in the span to the last that ends in it.
     pub fn blocks(&self, from: UnixSeconds, to: UnixSeconds, width: usize) -> Vec<f64> {
         let width = width.max(1);
-        let first = (from / COARSE).ceil() as i64;
-        let last = (to / COARSE).floor() as i64;
+        let first = ceil(from / COARSE);
+        let last = floor(to / COARSE);
         let count = usize::try_from(last - first).unwrap_or(0).min(COARSE_CELLS) / width;
         (0..count)
             .map(|block| {
@@ -103,6 +103,9 @@ struct Grid {
     /// Number of the newest bucket, counted from the epoch; `None` when nothing
     /// was written yet.
     newest: Option<i64>,
+    /// Its place in the ring: a remainder for each access would cost more than
+    /// the access.
+    head: usize,
     /// Amounts to seven digits, at half the memory of more.
     cells: Box<[f32]>,
 }
@@ -112,17 +115,24 @@ impl Grid {
         Self {
             width,
             newest: None,
+            head: 0,
             cells: vec![0.0; cells].into(),
         }
     }
 
     fn index(&self, t: UnixSeconds) -> i64 {
-        (t / self.width).floor() as i64
+        floor(t / self.width)
     }
 
-    fn place(&self, index: i64) -> usize {
-        // The length is positive, so the remainder is a place.
-        index.rem_euclid(self.cells.len() as i64) as usize
+    /// The place of a bucket that is not newer than the newest, nor older than
+    /// the oldest.
+    fn place(&self, newest: i64, index: i64) -> usize {
+        let back = (newest - index) as usize;
+        if back <= self.head {
+            self.head - back
+        } else {
+            self.head + self.cells.len() - back
+        }
     }
 
     fn oldest(&self) -> i64 {
@@ -141,7 +151,7 @@ impl Grid {
     fn at(&self, index: i64) -> f64 {
         match self.newest {
             Some(newest) if index <= newest && index >= self.oldest() => {
-                f64::from(self.cells[self.place(index)])
+                f64::from(self.cells[self.place(newest, index)])
             }
             _ => 0.0,
         }
@@ -152,9 +162,12 @@ impl Grid {
         match self.newest {
             Some(newest) if index <= newest => return,
             Some(newest) if index - newest < length => {
-                for gone in newest + 1..=index {
-                    let place = self.place(gone);
-                    self.cells[place] = 0.0;
+                for _ in newest..index {
+                    self.head += 1;
+                    if self.head == self.cells.len() {
+                        self.head = 0;
+                    }
+                    self.cells[self.head] = 0.0;
                 }
             }
             _ => self.cells.fill(0.0),
@@ -165,7 +178,9 @@ impl Grid {
     fn add(&mut self, from: UnixSeconds, to: UnixSeconds, amount: f64) {
         // A bucket takes in its first moment and not its last: what ends at an
         // edge belongs before it.
-        let last = ((to / self.width).ceil() as i64 - 1).max(self.index(from));
+        let last = ceil(to / self.width)
+            .saturating_sub(1)
+            .max(self.index(from));
         self.advance(last);
         let first = self.index(from);
         let span = to - from;
@@ -181,8 +196,10 @@ impl Grid {
     }
 
     fn put(&mut self, index: i64, amount: f64) {
-        if index >= self.oldest() {
-            let place = self.place(index);
+        if let Some(newest) = self.newest
+            && (self.oldest()..=newest).contains(&index)
+        {
+            let place = self.place(newest, index);
             self.cells[place] += amount as f32;
         }
     }
@@ -204,21 +221,33 @@ impl Grid {
         if first == last {
             return part(first);
         }
-        part(first) + self.whole(first + 1, last) + part(last)
+        part(first) + self.whole(newest, first + 1, last) + part(last)
     }
 
     /// The buckets from `first` up to and without `end`, all within the ring.
-    fn whole(&self, first: i64, end: i64) -> f64 {
+    fn whole(&self, newest: i64, first: i64, end: i64) -> f64 {
         if first >= end {
             return 0.0;
         }
-        let (from, to) = (self.place(first), self.place(end - 1));
+        let (from, to) = (self.place(newest, first), self.place(newest, end - 1));
         if from <= to {
             add_up(&self.cells[from..=to])
         } else {
             add_up(&self.cells[from..]) + add_up(&self.cells[..=to])
         }
     }
+}
+
+/// As `f64::floor`, which is the call of a function where the processor is not
+/// known to have an instruction for it; an attribution makes a hundred thousand.
+fn floor(value: f64) -> i64 {
+    let whole = value as i64;
+    whole.saturating_sub(i64::from(whole as f64 > value))
+}
+
+fn ceil(value: f64) -> i64 {
+    let whole = value as i64;
+    whole.saturating_add(i64::from((whole as f64) < value))
 }
 
 /// The sum, in four lanes: a hundred thousand of these are made for one
@@ -341,6 +370,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn whole_numbers_are_those_of_the_library(value in prop_oneof![
+            prop::num::f64::ANY,
+            -1e6..1e6f64,
+            (-1_000_000..1_000_000i64).prop_map(|whole| whole as f64),
+        ]) {
+            prop_assert_eq!(floor(value), value.floor() as i64);
+            prop_assert_eq!(ceil(value), value.ceil() as i64);
+        }
+
         #[test]
         fn parts_add_up_to_the_whole(
             spans in prop::collection::vec((0.0..200.0f64, 0.0..60.0f64, 0.0..100.0f64), 1..30),
