@@ -7,7 +7,6 @@
 //! gets sealed, and the rows begin anew at the earlier time. So one look with a
 //! time of tomorrow costs a minute of history, and not a day.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::block::{BLOCK_SECONDS, Millis};
@@ -15,6 +14,7 @@ use super::column::ROW_LIMIT;
 use super::key::Key;
 use super::rows::Rows;
 use crate::engine::detect::clock::CLOCK_SET_BACK;
+use crate::engine::tables::Table;
 
 /// Columns grow by this many rows at a time: doubling would leave half of the
 /// memory of thousands of columns unused.
@@ -47,7 +47,7 @@ pub struct Head {
     source: Arc<str>,
     times: Vec<Millis>,
     columns: Vec<Column>,
-    by_text: HashMap<Box<str>, usize>,
+    by_text: Table<Box<str>, usize>,
     last: Option<Millis>,
     late: u32,
     /// Rows that [`unsaved`](Self::unsaved) has given out.
@@ -60,7 +60,7 @@ impl Head {
             source: source.into(),
             times: Vec::new(),
             columns: Vec::new(),
-            by_text: HashMap::new(),
+            by_text: Table::default(),
             last: None,
             late: 0,
             saved: 0,

@@ -184,15 +184,16 @@ impl Store {
         self.scratch.clear();
         key::write(&mut self.scratch, name, labels);
         let mut text = std::mem::take(&mut self.scratch);
-        let known = self.heads.get(source).and_then(|head| head.find(&text));
-        let column = known.or_else(|| self.add(source, &text));
-        match (column, self.heads.get_mut(source)) {
-            (Some(column), Some(head)) => {
-                if head.put(column, value, self.feeds) {
-                    self.counts.samples += 1;
-                }
-            }
-            _ => self.counts.over_budget += 1,
+        let head = self.heads.get_mut(source);
+        let put = head.and_then(|head| Some(head.put(head.find(&text)?, value, self.feeds)));
+        let put = put.or_else(|| {
+            let column = self.add(source, &text)?;
+            let head = self.heads.get_mut(source)?;
+            Some(head.put(column, value, self.feeds))
+        });
+        match put {
+            Some(put) => self.counts.samples += u64::from(put),
+            None => self.counts.over_budget += 1,
         }
         text.clear();
         self.scratch = text;
