@@ -1,5 +1,5 @@
 //! What one attribution over 5,000 endpoints costs, and what it takes to keep
-//! them: `cargo bench --bench attribution`. Fails over 5 ms or 25 MiB.
+//! them: `cargo bench --bench attribution`. Fails over 1 ms or 25 MiB.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -11,9 +11,8 @@ use snowpit::engine::traffic::{Level, Traffic};
 use snowpit::sample::{DurationBucket, RouteTraffic, TrafficReport, TrafficVia};
 
 const ENDPOINTS: u32 = 5_000;
-/// Goal and floor, milliseconds.
-const GOAL: f64 = 1.0;
-const FLOOR: f64 = 5.0;
+/// Milliseconds.
+const BUDGET: f64 = 1.0;
 const MEMORY_MIB: f64 = 25.0;
 const ROUNDS: usize = 50;
 const START: f64 = 10_000.0;
@@ -59,14 +58,23 @@ fn main() -> anyhow::Result<()> {
     times.sort_by(f64::total_cmp);
     let (best, median) = (times[0], times[ROUNDS / 2]);
     println!(
-        "one attribution over {ENDPOINTS} endpoints: best {best:.2} ms, median {median:.2} ms (goal {GOAL}, floor {FLOOR})"
+        "one attribution over {ENDPOINTS} endpoints: best {best:.2} ms, median {median:.2} ms (budget {BUDGET} ms: {})",
+        met(best <= BUDGET)
     );
     println!(
-        "{ENDPOINTS} routes with histograms and 40 min of traffic: {kept:.1} MiB (budget {MEMORY_MIB})"
+        "{ENDPOINTS} routes with histograms and 40 min of traffic: {kept:.1} MiB (budget {MEMORY_MIB}: {})",
+        met(kept <= MEMORY_MIB)
     );
-    ensure!(best <= FLOOR, "an attribution takes longer than {FLOOR} ms");
+    ensure!(
+        best <= BUDGET,
+        "an attribution takes longer than {BUDGET} ms"
+    );
     ensure!(kept <= MEMORY_MIB, "more memory than {MEMORY_MIB} MiB");
     Ok(())
+}
+
+fn met(is: bool) -> &'static str {
+    if is { "met" } else { "missed" }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench measures time")]

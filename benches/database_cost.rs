@@ -78,6 +78,12 @@ async fn measure(backends: u32) -> anyhow::Result<()> {
     let idle = situation(&postgres, backends, "idle").await?;
     situation(&postgres, backends, "busy").await?;
     let waiting = waiting(&postgres, backends).await?;
+    let met = |is: bool| if is { "met" } else { "missed" };
+    println!(
+        "budgets: all idle {BUDGET} x the count: {}; while sessions wait {WAITING_BUDGET} x the bare reads: {}",
+        met(idle <= BUDGET),
+        met(waiting <= WAITING_BUDGET)
+    );
     ensure!(
         idle <= BUDGET,
         "one poll costs {idle:.2} times the count, over the budget of {BUDGET}"

@@ -41,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         print!("{size:>20}");
     }
     println!();
+    let mut missed = Vec::new();
     for (name, shape) in SHAPES {
         print!("{name:<28}");
         for size in sizes {
@@ -56,13 +57,15 @@ fn main() -> anyhow::Result<()> {
                 best.as_secs_f64() * 1e3,
                 report.locks.len()
             );
-            ensure!(
-                size != WAITERS || best <= BUDGET,
-                "{name}: {best:?} for {size} waiters is over the budget of {BUDGET:?}"
-            );
+            if size == WAITERS && best > BUDGET {
+                missed.push(name);
+            }
         }
         println!();
     }
+    let met = if missed.is_empty() { "met" } else { "missed" };
+    println!("budget of {BUDGET:?} for {WAITERS} waiters: {met}");
+    ensure!(missed.is_empty(), "over the budget: {}", missed.join(", "));
     Ok(())
 }
 

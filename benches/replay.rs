@@ -4,13 +4,14 @@
 //! One server with 50 groups of sessions, 40 backends and a few locks, its
 //! pooler with 10 pools, and a service with 100 routes, each told of once a
 //! second. `cargo bench --bench replay` prints how many times faster than real
-//! time it goes, and fails under its budget.
+//! time it goes, and fails under its budget. Time is that on the processor, so
+//! that a busy machine does not count.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use snowpit::capture::{Captures, Header};
 use snowpit::engine::Settings;
 use snowpit::engine::settings::{Pooler, Service};
@@ -56,8 +57,9 @@ fn main() -> anyhow::Result<()> {
     ensure!(samples == u64::from(SECONDS) * 3, "{samples} samples");
     let times = f64::from(SECONDS) / best.as_secs_f64();
     println!(
-        "replayed in {:.2} s: {times:.0} x real time, {:.0} us a sample, {:.0} MB of JSON a second",
+        "replayed in {:.2} s of one core: {times:.0} x real time (budget {BUDGET} x: {}), {:.0} us a sample, {:.0} MB of JSON a second",
         best.as_secs_f64(),
+        if times >= BUDGET { "met" } else { "missed" },
         best.as_secs_f64() * 1e6 / samples as f64,
         bytes as f64 / 1e6 / best.as_secs_f64()
     );
@@ -65,9 +67,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "measures")]
 fn replay(file: &PathBuf) -> anyhow::Result<(Duration, u64)> {
-    let began = Instant::now();
+    let began = processor_time()?;
     let captures = Captures::open(std::slice::from_ref(file))
         .map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
     let settings = captures.settings();
@@ -75,7 +76,15 @@ fn replay(file: &PathBuf) -> anyhow::Result<(Duration, u64)> {
     while let Some(step) = replay.step() {
         ensure!(matches!(step, Step::Applied(_)), "{step:?}");
     }
-    Ok((began.elapsed(), replay.summary().samples))
+    Ok((processor_time()? - began, replay.summary().samples))
+}
+
+/// Time on a processor of this single-threaded process: the first number of
+/// `schedstat`, in nanoseconds.
+fn processor_time() -> anyhow::Result<Duration> {
+    let text = std::fs::read_to_string("/proc/self/schedstat")?;
+    let nanos = text.split_whitespace().next().context("schedstat")?;
+    Ok(Duration::from_nanos(nanos.parse()?))
 }
 
 fn write(path: &Path) -> anyhow::Result<u64> {
