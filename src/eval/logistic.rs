@@ -78,16 +78,17 @@ fn newton(cases: &[Case], used: &[bool], ridge: f64) -> Vec<f64> {
             let error = case.weight * (f64::from(u8::from(case.right)) - p);
             let curve = case.weight * (p * (1.0 - p)).max(1e-9);
             let x = |i: usize| if i == 0 { 1.0 } else { case.features[i - 1] };
-            for i in 0..n {
+            for (i, row) in hessian.iter_mut().enumerate() {
                 gradient[i] += error * x(i);
-                for j in 0..=i {
-                    hessian[i][j] += curve * x(i) * x(j);
+                for (j, cell) in row.iter_mut().enumerate().take(i + 1) {
+                    *cell += curve * x(i) * x(j);
                 }
             }
         }
         for i in 0..n {
-            for j in 0..i {
-                hessian[j][i] = hessian[i][j];
+            let (above, below) = hessian.split_at_mut(i);
+            for (row, &cell) in above.iter_mut().zip(&below[0]) {
+                row[i] = cell;
             }
             let penalty = if i == 0 { 1e-6 } else { ridge };
             gradient[i] -= penalty * weights[i];
@@ -96,9 +97,9 @@ fn newton(cases: &[Case], used: &[bool], ridge: f64) -> Vec<f64> {
         for i in (1..n).filter(|&i| !used[i - 1]) {
             // A unit row and column hold the weight at nothing.
             gradient[i] = 0.0;
-            for j in 0..n {
-                hessian[i][j] = 0.0;
-                hessian[j][i] = 0.0;
+            hessian[i].fill(0.0);
+            for row in &mut hessian {
+                row[i] = 0.0;
             }
             hessian[i][i] = 1.0;
         }
@@ -130,9 +131,9 @@ fn solve(mut matrix: Vec<Vec<f64>>, mut right: Vec<f64>) -> Vec<f64> {
         }
         for row in column + 1..n {
             let factor = matrix[row][column] / matrix[column][column];
-            for i in column..n {
-                let above = matrix[column][i];
-                matrix[row][i] -= factor * above;
+            let (above, below) = matrix.split_at_mut(row);
+            for (cell, pivot) in below[0].iter_mut().zip(&above[column]).skip(column) {
+                *cell -= factor * pivot;
             }
             right[row] -= factor * right[column];
         }

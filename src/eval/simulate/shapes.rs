@@ -47,7 +47,7 @@ fn table(shape: u8, rng: &mut ChaCha8Rng) -> Vec<f32> {
 
 fn value(shape: u8, i: usize, rng: &mut ChaCha8Rng) -> f64 {
     // Each tenth point belongs to the slow part of a mixture.
-    let slow = i % 10 == 0;
+    let slow = i.is_multiple_of(10);
     match shape {
         0 => spread(0.35, rng),
         1 => spread(0.7, rng),

@@ -57,7 +57,7 @@ fn opened_once_refreshed_changed_and_resolved_once() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let pileup = incident("main", Kind::LockPileup, 900.0);
-    let state = snapshot(&[pileup.clone()], &[]);
+    let state = snapshot(std::slice::from_ref(&pileup), &[]);
     let mut marks = Marks::new(&state, 1_000.0);
     let first = due(&mut marks, &state, start);
     assert_eq!(ids(&first), [("main-lock_pileup-900", false)]);
@@ -90,7 +90,11 @@ fn what_may_have_arrived_is_resolved_and_what_was_never_tried_is_not_told() {
     let pileup = incident("main", Kind::LockPileup, 900.0);
     let spin = incident("main", Kind::TryLockSpin, 901.0);
     let mut marks = Marks::default();
-    let first = due(&mut marks, &snapshot(&[pileup.clone()], &[]), now);
+    let first = due(
+        &mut marks,
+        &snapshot(std::slice::from_ref(&pileup), &[]),
+        now,
+    );
     marks.tried(&first);
     // Opened and over while nothing could be sent.
     marks.look(&snapshot(&[pileup.clone(), spin.clone()], &[]), 1_000.0);
@@ -128,7 +132,10 @@ fn a_restart_goes_on_with_what_is_open_and_ends_what_is_over() {
     let just = resolved(&incident("main", Kind::TryLockSpin, 800.0), 950.0);
     let long_ago = resolved(&incident("main", Kind::GhostWaiter, 100.0), 200.0);
     let again = resolved(&incident("main", Kind::LockPileup, 850.0), 899.0);
-    let state = snapshot(&[open.clone()], &[just.clone(), again, long_ago]);
+    let state = snapshot(
+        std::slice::from_ref(&open),
+        &[just.clone(), again, long_ago],
+    );
     let mut marks = Marks::new(&state, 1_000.0);
     let first = due(&mut marks, &state, now);
     assert_eq!(
@@ -143,10 +150,14 @@ fn an_incident_that_comes_back_before_its_end_was_told_goes_on() {
     let first = incident("main", Kind::LockPileup, 900.0);
     let second = incident("main", Kind::LockPileup, 960.0);
     let mut marks = Marks::default();
-    let sent = due(&mut marks, &snapshot(&[first.clone()], &[]), now);
+    let sent = due(
+        &mut marks,
+        &snapshot(std::slice::from_ref(&first), &[]),
+        now,
+    );
     accept(&mut marks, &sent, now);
     marks.look(&snapshot(&[], &[resolved(&first, 950.0)]), 955.0);
-    let state = snapshot(&[second.clone()], &[resolved(&first, 950.0)]);
+    let state = snapshot(std::slice::from_ref(&second), &[resolved(&first, 950.0)]);
     let next = due(&mut marks, &state, now);
     assert_eq!(ids(&next), [(second.id.as_str(), false)]);
 }
