@@ -29,7 +29,7 @@ const TOLD: usize = 10;
 /// figures; use one that nothing was tuned on.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  snowpit eval --seed 7\n  snowpit eval --family flow --incidents 5 --write captures\n  snowpit eval --fit > src/engine/correlate/coefficients.rs"
+    after_help = "Examples:\n  snowpit eval --seed 7\n  snowpit eval --family flow --incidents 5 --write captures\n  snowpit eval --fit"
 )]
 pub struct Args {
     /// Which incidents: each seed is another set

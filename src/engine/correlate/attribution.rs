@@ -30,7 +30,7 @@ const LEAST_EXTRA: f64 = 1.0;
 
 /// Above this part of the extra sessions waiting for a lock, the lock is the
 /// story, not the routes that queue for it.
-pub(super) const LOCK_PART: f64 = 0.4;
+const LOCK_PART: f64 = 0.4;
 
 /// Above this part, growth that all routes share is the story.
 const SURGE_PART: f64 = 0.35;
@@ -140,7 +140,13 @@ struct Riser<'a> {
 
 /// Explains the rise from `before` to `now`.
 pub fn explain(history: &History, before: &Means, now: &Means) -> Explanation {
-    let routes = risers(history, before, now);
+    explain_within(history, before, now, f64::INFINITY)
+}
+
+/// The same when it is known that all grew together by `most` and no more: few
+/// routes with sessions can rise together and still not be all.
+pub fn explain_within(history: &History, before: &Means, now: &Means, most: f64) -> Explanation {
+    let routes = risers(history, before, now, most.max(1.0));
     let growth = routes.first().map_or(1.0, |first| first.growth);
     let untagged = untagged(history, before, now, growth);
     let rise = now.in_use - before.in_use;
@@ -179,7 +185,7 @@ pub fn explain(history: &History, before: &Means, now: &Means) -> Explanation {
 }
 
 /// The routes by their own part, largest first.
-fn risers<'a>(history: &'a History, before: &Means, now: &Means) -> Vec<Riser<'a>> {
+fn risers<'a>(history: &'a History, before: &Means, now: &Means, most: f64) -> Vec<Riser<'a>> {
     let mut ids: Vec<PartId> = before
         .parts
         .keys()
@@ -206,7 +212,7 @@ fn risers<'a>(history: &'a History, before: &Means, now: &Means) -> Vec<Riser<'a
                 history.name(id)?,
                 before.of(id),
                 now.of(id),
-                growth,
+                growth.min(most),
             ))
         })
         .collect();

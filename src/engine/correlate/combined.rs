@@ -12,7 +12,7 @@
 //! of; extra sessions of another service speak against every route of this one.
 
 use super::attribution::{
-    self, Basis, Candidate, Explanation, LEAST_SHARE, LOCK_PART, NAMED, SHOWN, Verdict,
+    self, Basis, Candidate, Explanation, LEAST_SHARE, NAMED, SHOWN, Verdict, explain_within,
 };
 use super::confidence::LEAST;
 use super::endpoints::confidence::{Standing, confidence};
@@ -29,9 +29,9 @@ const UNTAGGED_AT_LEAST: f64 = 0.15;
 /// Above this part of the rise, what all share is the story.
 const SHARED_PART: f64 = 0.35;
 
-/// Above this part of the extra sessions in the database, the other services are
-/// the story.
-const OTHERS_PART: f64 = 0.5;
+/// Requests that have ended tell of a common growth a little late: tags may show
+/// so much more of it.
+const GROWTH_SLACK: f64 = 1.25;
 
 /// The service of sessions that give no application name.
 const NAMELESS: &str = "unknown";
@@ -44,7 +44,7 @@ pub fn combine(
     now: &Means,
     weighing: &Weighing<'_>,
 ) -> Explanation {
-    let mut explanation = tags;
+    let mut explanation = within_traffic(tags, history, before, now, weighing);
     tell_flows(&mut explanation, weighing);
     let settled = matches!(
         explanation.verdict,
@@ -80,6 +80,24 @@ pub fn combine(
     let shares = explanation.candidates.iter().map(|c| c.attribution.share);
     explanation.unexplained_share = Some((1.0 - shares.sum::<f64>()).clamp(0.0, 1.0));
     explanation
+}
+
+/// The growth that tagged routes seem to share is of those few that have
+/// sessions; the requests of all endpoints say whether it is everybody's.
+fn within_traffic(
+    tags: Explanation,
+    history: &History,
+    before: &Means,
+    now: &Means,
+    weighing: &Weighing<'_>,
+) -> Explanation {
+    let in_doubt = matches!(tags.verdict, Verdict::BroadGrowth | Verdict::NoClearLead);
+    match weighing.shared_growth() {
+        Some(growth) if in_doubt && tags.growth > GROWTH_SLACK * growth => {
+            explain_within(history, before, now, GROWTH_SLACK * growth)
+        }
+        _ => tags,
+    }
 }
 
 /// Puts rates and durations to the candidates that the tags have.
@@ -292,8 +310,7 @@ fn sure(endpoint: &Weighed<'_>, standing: &Standing, weighing: &Weighing<'_>) ->
     // The one that cannot have shown yet may be it.
     let itself = usize::from(endpoint.observed.is_blind());
     let unseen = endpoint.observed.running.is_none() && weighing.blind > itself;
-    // The rules that hold for tags hold here too.
-    if unseen || standing.lock_waits > LOCK_PART || standing.others > OTHERS_PART {
+    if unseen {
         sure.min(NAMED - LEAST)
     } else {
         sure

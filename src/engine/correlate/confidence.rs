@@ -1,9 +1,12 @@
 //! How sure it is that a route is the right name.
 //!
-//! The weights are set by hand and *not yet calibrated*: the order they give is
+//! The weights are set by hand and *not calibrated*: the order they give is
 //! meant, the number is only roughly a probability. They are chosen so that a
 //! route passes 0.8 when it explains most of the rise and is far ahead of the
 //! second, and never by one of the two alone.
+
+/// The intercept, and a weight for each of [`FEATURES`].
+const TAGS: [f64; 1 + FEATURES.len()] = [-3.2, 5.0, 4.0, -3.0, -3.0, -3.0, -4.0];
 
 /// What is known of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,17 +71,18 @@ pub const MOST: f64 = 0.99;
 /// Rises with share, margin and z; falls with what is untagged, common, or
 /// waiting for locks. Between [`LEAST`] and [`MOST`].
 pub fn confidence(standing: &Standing) -> f64 {
-    let share = standing.share.clamp(0.0, 1.0);
-    let margin = standing.margin.clamp(-1.0, 1.0);
-    let weak = (-standing.z.max(0.0) / 3.0).exp();
-    let odds = -3.2 + 5.0 * share + 4.0 * margin
-        - 3.0 * weak
-        - 3.0 * standing.untagged.clamp(0.0, 1.0)
-        - 3.0 * standing.surge.clamp(0.0, 1.0)
-        - 4.0 * standing.lock_waits.clamp(0.0, 1.0);
-    let probability = 1.0 / (1.0 + (-odds).exp());
+    probability(&TAGS, &standing.features()).clamp(LEAST, MOST)
+}
+
+/// A logistic model: the intercept, then a weight a feature.
+pub fn probability(weights: &[f64], features: &[f64]) -> f64 {
+    let Some((intercept, weights)) = weights.split_first() else {
+        return LEAST;
+    };
+    let odds: f64 = weights.iter().zip(features).map(|(w, x)| w * x).sum();
+    let probability = 1.0 / (1.0 + (-intercept - odds).exp());
     if probability.is_finite() {
-        probability.clamp(LEAST, MOST)
+        probability
     } else {
         LEAST
     }

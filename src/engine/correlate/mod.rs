@@ -7,6 +7,7 @@
 
 pub mod applications;
 pub mod attribution;
+pub mod coefficients;
 pub mod combined;
 pub mod confidence;
 pub mod endpoints;

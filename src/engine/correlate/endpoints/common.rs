@@ -94,10 +94,16 @@ pub fn common(endpoints: impl Iterator<Item = (Ended, Ended)> + Clone, hold_of_a
     }
 }
 
+/// There are enough requests before and since for a ratio.
+pub fn is_solid(normal: &Ended, since: &Ended) -> bool {
+    let expected = normal.requests / normal.window.max(1.0) * since.window;
+    normal.requests >= LEAST_BASELINE && expected >= LEAST_EXPECTED
+}
+
 fn row(normal: &Ended, since: &Ended, hold_of_all: f64) -> Option<Row> {
     let flow = before(normal, hold_of_all);
     let expected = flow.rate * since.window;
-    if normal.requests < LEAST_BASELINE || expected < LEAST_EXPECTED || flow.hold <= 0.0 {
+    if !is_solid(normal, since) || flow.hold <= 0.0 {
         return None;
     }
     Some(Row {

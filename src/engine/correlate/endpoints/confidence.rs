@@ -1,26 +1,33 @@
 //! How sure it is that an endpoint is the right name, by what the applications
 //! tell.
 //!
-//! The weights are set by hand and *not yet calibrated*. They are meant to be
-//! too careful: a name needs a part of its own that is most of the rise, a clear
-//! lead and something new, and each of the three alone can keep it back.
+//! A logistic model over what is known of the candidate. Its weights are fitted
+//! to simulated incidents, see [`coefficients`](crate::engine::correlate::coefficients).
+//! Beyond them a name needs a part of its own, a lead and something new, because
+//! the simulated are not all there are.
 
-use super::super::confidence::{LEAST, MOST};
+use super::super::coefficients::REQUESTS;
+use super::super::confidence::{LEAST, MOST, probability};
 
 /// Below this part of the rise nobody is named.
-const LEAST_SHARE: f64 = 0.5;
+const LEAST_SHARE: f64 = 0.3;
 
 /// Below this lead over the second nobody is named.
-const LEAST_MARGIN: f64 = 0.5;
+const LEAST_MARGIN: f64 = 0.25;
 
 /// Below this part of its concurrency that is its own rise nobody is named.
-const LEAST_NOVELTY: f64 = 0.5;
+const LEAST_NOVELTY: f64 = 0.3;
 
 /// Nobody is named for what may be noise: deviations.
 const LEAST_Z: f64 = 3.0;
 
+/// Above this part of the extra sessions in the database, lock waits or the
+/// sessions of other services are the story.
+const LOCK_PART: f64 = 0.4;
+const OTHERS_PART: f64 = 0.5;
+
 /// What an endpoint that fails one of these has at most.
-const UNCLEAR: f64 = 0.6;
+const UNCLEAR: f64 = 0.79;
 
 /// What is known of one endpoint. Parts are of the rise, 0 to 1 where not said
 /// otherwise.
@@ -106,29 +113,10 @@ impl Standing {
     }
 }
 
-/// Between [`LEAST`] and [`MOST`].
+/// The probability that this is the right name, between [`LEAST`] and [`MOST`].
 pub fn confidence(standing: &Standing) -> f64 {
-    let part = |value: f64| value.clamp(0.0, 1.0);
-    let share = standing.share.max(0.0);
-    // Too much is as odd as too little: `ln 1 = 0`.
-    let odd = share.max(1e-3).ln().abs().min(3.0);
-    let weak = (-standing.z.max(0.0) / 4.0).exp();
-    let odds = -2.6
-        + 3.5 * part(share) * (1.5 / share.max(1.5))
-        + 3.5 * standing.margin.clamp(-1.0, 1.0)
-        + 1.5 * part(standing.novelty)
-        - 2.5 * odd
-        - 3.0 * weak
-        - 3.0 * part(standing.surge)
-        - 2.0 * part(standing.slow)
-        - 4.0 * part(standing.lock_waits)
-        - 5.0 * part(standing.others);
-    let probability = 1.0 / (1.0 + (-odds).exp());
-    if !probability.is_finite() {
-        return LEAST;
-    }
     let most = if is_clear(standing) { MOST } else { UNCLEAR };
-    probability.clamp(LEAST, most)
+    probability(&REQUESTS, &standing.features()).clamp(LEAST, most)
 }
 
 /// Enough to be named at all, however good the rest.
@@ -138,6 +126,8 @@ fn is_clear(standing: &Standing) -> bool {
         && standing.novelty >= LEAST_NOVELTY
         && standing.z >= LEAST_Z
         && standing.surge + standing.slow < standing.share
+        && standing.lock_waits <= LOCK_PART
+        && standing.others <= OTHERS_PART
 }
 
 #[cfg(test)]
@@ -164,19 +154,15 @@ mod tests {
         assert!(confidence(&CLEAR) > 0.9, "{}", confidence(&CLEAR));
         for unclear in [
             Standing {
-                share: 0.45,
+                share: 0.25,
                 ..CLEAR
             },
             Standing {
-                share: 3.0,
+                margin: 0.2,
                 ..CLEAR
             },
             Standing {
-                margin: 0.4,
-                ..CLEAR
-            },
-            Standing {
-                novelty: 0.4,
+                novelty: 0.25,
                 ..CLEAR
             },
             Standing { z: 2.0, ..CLEAR },

@@ -13,7 +13,7 @@
 //! since the onset, E what it was before times what all gauges or all counters
 //! grew by, and ΔY the mean rise as well; with counters all three are of now.
 
-use super::common::{Common, common};
+use super::common::{Common, common, is_solid};
 use super::flow::{Ended, Flow, before, concurrency_now, since};
 use super::noise::{block_width, sigma};
 use super::observed::{Evidence, Observed, Windows, observe};
@@ -75,6 +75,24 @@ pub struct Weighing<'a> {
     pub blind: usize,
     /// Endpoints that something was known of.
     pub known: usize,
+    /// Of those, endpoints with enough requests before and since for a ratio.
+    pub solid: usize,
+    /// The mean duration of all requests before, seconds.
+    pub hold_of_all: f64,
+}
+
+/// Endpoints without which the growth of all is not known well enough to be held
+/// against what the sessions show.
+const LEAST_SOLID: usize = 6;
+
+impl Weighing<'_> {
+    /// The factor by which the requests at a time of all endpoints grew together,
+    /// at least 1; `None` when too few tell.
+    pub fn shared_growth(&self) -> Option<f64> {
+        let hold = self.common.hold(self.hold_of_all) / self.hold_of_all;
+        let growth = self.common.growth.max(1.0) * hold.max(1.0);
+        (self.solid >= LEAST_SOLID && growth.is_finite()).then_some(growth)
+    }
 }
 
 /// Weighs every endpoint whose service belongs to the target. `sessions` is the
@@ -104,6 +122,11 @@ pub fn weigh<'a>(
         common,
         known: rows.len(),
         blind: rows.iter().filter(|row| row.is_blind()).count(),
+        solid: rows
+            .iter()
+            .filter(|row| is_solid(&row.normal, &row.since))
+            .count(),
+        hold_of_all,
         ..Weighing::default()
     };
     // Only a few of thousands are given out: the figures of the others are not
