@@ -141,7 +141,7 @@ fn pooled(endpoints: impl Iterator<Item = (Ended, Ended)> + Clone) -> f64 {
 
 /// A ratio that is no number is none. Fewer requests than usual for all are
 /// most often requests that are late in the counters.
-fn snap(growth: f64) -> f64 {
+pub fn snap(growth: f64) -> f64 {
     if growth.is_finite() && growth > 0.0 && growth.ln().abs() >= NO_GROWTH {
         growth
     } else {

@@ -19,6 +19,7 @@
 pub mod common;
 pub mod confidence;
 pub mod flow;
+pub mod kin;
 pub mod noise;
 pub mod observed;
 pub mod use_of_database;

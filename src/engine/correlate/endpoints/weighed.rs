@@ -15,6 +15,7 @@
 
 use super::common::{Common, common, is_solid};
 use super::flow::{Ended, Flow, before, concurrency_now, since};
+use super::kin::Kin;
 use super::noise::{block_width, sigma};
 use super::observed::{Evidence, Observed, Windows, observe};
 use super::use_of_database::{Block, use_of_database};
@@ -143,15 +144,18 @@ pub fn weigh<'a>(
         }
     }
     keep_largest(&mut grown);
+    let kin = Kin::of(&rows);
     let mut parts: Vec<Weighed<'a>> = grown
         .iter()
         .filter_map(|&(_, place)| {
             let row = rows.get(place)?;
-            Some(part(
-                row,
-                &Flows::of(row, hold_of_all, common, growth),
-                common,
-            ))
+            let mut shared = common;
+            if let Some(kin) = kin.growth(row.service, place) {
+                shared.growth = shared.growth.max(kin);
+            }
+            let growth = growth.max(shared.growth * shared.slowdown);
+            let flows = Flows::of(row, hold_of_all, shared, growth);
+            Some(part(row, &flows, shared))
         })
         .collect();
     for endpoint in &mut parts {
