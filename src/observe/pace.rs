@@ -11,16 +11,19 @@ use crate::sample::FailureReason;
 /// Share of the wall clock that looking may take.
 const MAX_SHARE: f64 = 0.02;
 
-/// Looks over which the governor takes the median.
-const GOVERNOR_WINDOW: usize = 9;
+/// Looks over which the governor takes the median: of the last few, so that a
+/// stretch ends soon, and of the last minutes, so that it does not begin in the
+/// very incident that makes the server slow to answer.
+const LAST_FEW: usize = 9;
+const LAST_MINUTES: usize = 240;
 
 /// How far the governor may stretch an interval. A watcher that looks less than
 /// every ten intervals is of no use in the incident that slowed the server.
 const MAX_STRETCH: u32 = 10;
 
 /// Keeps the cost of looking under its share of the wall clock by stretching
-/// the interval. Judges by the median of the last looks, so that one slow look
-/// (a reconnect, a busy moment) changes nothing.
+/// the interval. Judges by the smaller of two medians, so that neither one slow
+/// look (a reconnect, a busy moment) nor a few slow minutes change anything.
 #[derive(Debug, Clone)]
 pub struct Governor {
     base: Duration,
@@ -31,14 +34,14 @@ impl Governor {
     pub fn new(base: Duration) -> Self {
         Self {
             base,
-            recent: VecDeque::with_capacity(GOVERNOR_WINDOW),
+            recent: VecDeque::with_capacity(LAST_MINUTES),
         }
     }
 
     /// Takes the duration of a look that succeeded; returns the interval now in
     /// force.
     pub fn observe(&mut self, took: Duration) -> Duration {
-        if self.recent.len() == GOVERNOR_WINDOW {
+        if self.recent.len() == LAST_MINUTES {
             self.recent.pop_front();
         }
         self.recent.push_back(took);
@@ -47,15 +50,21 @@ impl Governor {
 
     /// The configured interval, or as much longer as the share demands.
     pub fn interval(&self) -> Duration {
-        let mut sorted: Vec<Duration> = self.recent.iter().copied().collect();
-        sorted.sort_unstable();
         // A median of fewer looks is not yet a median.
-        if sorted.len() < GOVERNOR_WINDOW {
+        if self.recent.len() < LAST_FEW {
             return self.base;
         }
-        sorted[GOVERNOR_WINDOW / 2]
+        self.median(LAST_FEW)
+            .min(self.median(LAST_MINUTES))
             .div_f64(MAX_SHARE)
             .clamp(self.base, self.base * MAX_STRETCH)
+    }
+
+    /// Of so many looks at most, the newest.
+    fn median(&self, looks: usize) -> Duration {
+        let mut newest: Vec<Duration> = self.recent.iter().rev().take(looks).copied().collect();
+        newest.sort_unstable();
+        newest.get(newest.len() / 2).copied().unwrap_or_default()
     }
 }
 
@@ -121,7 +130,7 @@ mod tests {
 
     fn settled(base: Duration, took: Duration) -> Governor {
         let mut governor = Governor::new(base);
-        for _ in 0..GOVERNOR_WINDOW {
+        for _ in 0..LAST_FEW {
             governor.observe(took);
         }
         governor
@@ -137,10 +146,25 @@ mod tests {
     fn dear_looks_stretch_the_interval_to_two_percent_and_it_relaxes_again() {
         let mut governor = settled(SECOND, Duration::from_millis(50));
         assert_eq!(governor.interval(), Duration::from_millis(2500));
-        for _ in 0..GOVERNOR_WINDOW {
+        for _ in 0..LAST_FEW {
             governor.observe(Duration::from_millis(5));
         }
         assert_eq!(governor.interval(), SECOND);
+    }
+
+    #[test]
+    fn a_server_that_gets_slow_is_watched_as_closely_for_minutes() {
+        let mut governor = Governor::new(SECOND);
+        for _ in 0..LAST_MINUTES {
+            governor.observe(Duration::from_millis(5));
+        }
+        for _ in 0..LAST_MINUTES / 2 - 1 {
+            assert_eq!(governor.observe(Duration::from_millis(300)), SECOND);
+        }
+        for _ in 0..LAST_FEW {
+            governor.observe(Duration::from_millis(300));
+        }
+        assert_eq!(governor.interval(), 10 * SECOND);
     }
 
     #[test]

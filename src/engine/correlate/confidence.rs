@@ -1,12 +1,28 @@
 //! How sure it is that a route is the right name.
 //!
-//! The weights are set by hand and *not calibrated*: the order they give is
-//! meant, the number is only roughly a probability. They are chosen so that a
-//! route passes 0.8 when it explains most of the rise and is far ahead of the
-//! second, and never by one of the two alone.
+//! A logistic model over what is known of the candidate. Its weights are fitted
+//! to simulated incidents, see [`coefficients`](super::coefficients). Beyond them
+//! a name needs a part of its own and a lead, because the simulated are not all
+//! there are.
 
-/// The intercept, and a weight for each of [`FEATURES`].
-const TAGS: [f64; 1 + FEATURES.len()] = [-3.2, 5.0, 4.0, -3.0, -3.0, -3.0, -4.0];
+use super::coefficients::TAGS;
+
+/// Below this part of the extra sessions nobody is named.
+const LEAST_SHARE: f64 = 0.35;
+
+/// Below this lead over the second nobody is named.
+const LEAST_MARGIN: f64 = 0.25;
+
+/// Nobody is named for what may be noise: deviations.
+const LEAST_Z: f64 = 3.0;
+
+/// Above these parts of the extra sessions, those without a tag, or the lock that
+/// they wait for, are the story.
+const UNTAGGED_PART: f64 = 0.6;
+const LOCK_PART: f64 = 0.4;
+
+/// What a route that fails one of these has at most.
+pub const UNCLEAR: f64 = 0.79;
 
 /// What is known of one candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,10 +84,22 @@ impl Standing {
 pub const LEAST: f64 = 0.01;
 pub const MOST: f64 = 0.99;
 
-/// Rises with share, margin and z; falls with what is untagged, common, or
-/// waiting for locks. Between [`LEAST`] and [`MOST`].
+/// The probability that this is the right name. Rises with share, margin and z;
+/// falls with what is untagged, common, or waiting for locks. Between [`LEAST`]
+/// and [`MOST`].
 pub fn confidence(standing: &Standing) -> f64 {
-    probability(&TAGS, &standing.features()).clamp(LEAST, MOST)
+    let most = if is_clear(standing) { MOST } else { UNCLEAR };
+    probability(&TAGS, &standing.features()).clamp(LEAST, most)
+}
+
+/// Enough to be named at all, however good the rest.
+fn is_clear(standing: &Standing) -> bool {
+    standing.share >= LEAST_SHARE
+        && standing.margin >= LEAST_MARGIN
+        && standing.z >= LEAST_Z
+        && standing.surge < standing.share
+        && standing.untagged <= UNTAGGED_PART
+        && standing.lock_waits <= LOCK_PART
 }
 
 /// A logistic model: the intercept, then a weight a feature.
@@ -110,14 +138,14 @@ mod tests {
             margin: 0.05,
             ..CLEAR
         };
-        assert!(confidence(&tie) < 0.5);
+        assert!(confidence(&tie) < 0.8);
         let alone_but_small = Standing {
             share: 0.2,
             margin: 1.0,
             untagged: 0.7,
             ..CLEAR
         };
-        assert!(confidence(&alone_but_small) < 0.5);
+        assert!(confidence(&alone_but_small) < 0.8);
         let locked = Standing {
             lock_waits: 0.9,
             ..CLEAR

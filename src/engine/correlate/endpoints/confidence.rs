@@ -7,7 +7,7 @@
 //! the simulated are not all there are.
 
 use super::super::coefficients::REQUESTS;
-use super::super::confidence::{LEAST, MOST, probability};
+use super::super::confidence::{LEAST, MOST, UNCLEAR, probability};
 
 /// Below this part of the rise nobody is named.
 const LEAST_SHARE: f64 = 0.3;
@@ -25,9 +25,6 @@ const LEAST_Z: f64 = 3.0;
 /// sessions of other services are the story.
 const LOCK_PART: f64 = 0.4;
 const OTHERS_PART: f64 = 0.5;
-
-/// What an endpoint that fails one of these has at most.
-const UNCLEAR: f64 = 0.79;
 
 /// What is known of one endpoint. Parts are of the rise, 0 to 1 where not said
 /// otherwise.
