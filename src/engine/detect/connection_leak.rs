@@ -25,8 +25,8 @@ use crate::sample::UnixSeconds;
 
 /// Growth as a part of what there was, by window: the longer it lasts, the less
 /// of it can be chance. While an application is replaced by its next version, and
-/// both run, it has twice its sessions: the shortest asks for more.
-const LEAST_RATIO: [f64; WINDOWS.len()] = [1.2, 0.5, 0.35, 0.25];
+/// both run, it has twice its sessions: the short windows ask for more.
+const LEAST_RATIO: [f64; WINDOWS.len()] = [1.2, 1.2, 0.35, 0.25];
 
 /// More requests, or more sessions at work, explain the growth when theirs is
 /// more than this part of it.

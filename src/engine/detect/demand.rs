@@ -19,6 +19,11 @@ const NOISE: f64 = 3.0;
 /// Seconds since the change that must be covered before it is judged.
 const LEAST_SECONDS: f64 = 4.0;
 
+/// Seconds of the past that the counts of requests surely reach back, and the
+/// least of them that a rate before is worked out of.
+const KEPT: f64 = 3_600.0;
+const LEAST_BEFORE: f64 = 60.0;
+
 /// Two spans of time to compare.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spans {
@@ -61,7 +66,11 @@ impl Demand {
             let Some(book) = book else {
                 continue;
             };
-            let from = spans.before.0.max(book.since?);
+            let kept = spans.now.1 - KEPT;
+            if spans.before.1 - LEAST_BEFORE < kept {
+                continue;
+            }
+            let from = spans.before.0.max(book.since?).max(kept);
             let until = spans.now.1.min(book.until?);
             let rate = |from: f64, to: f64| book.all_requests.sum(from, to) / (to - from);
             before += rate(from, spans.before.1);

@@ -43,6 +43,9 @@ const LEAST_SLOW: u32 = 3;
 /// Seconds after which a slow database is taken for normal.
 const ACCEPTED: f64 = 3600.0;
 
+/// Seconds without enough queries after which nothing is slow any more.
+const SILENT: f64 = 300.0;
+
 #[derive(Debug, Clone, Copy)]
 struct Window {
     t: UnixSeconds,
@@ -79,6 +82,8 @@ pub struct Latency {
     looked_at: Option<UnixSeconds>,
     slow: Option<Slow>,
     running: u32,
+    /// When queries were last counted.
+    heard_at: UnixSeconds,
 }
 
 impl Latency {
@@ -89,6 +94,7 @@ impl Latency {
             looked_at: None,
             slow: None,
             running: 0,
+            heard_at: f64::NEG_INFINITY,
         }
     }
 
@@ -101,6 +107,10 @@ impl Latency {
             self.looked_at = Some(t);
             return;
         };
+        // Looks at two poolers are not in step.
+        if t < from && from - t <= YOUNG {
+            return;
+        }
         if t < from || t - from > 2.0 * KEPT as f64 * WINDOW {
             *self = Self::new(&self.settings);
             return;
@@ -120,6 +130,7 @@ impl Latency {
     }
 
     fn take(&mut self, t: UnixSeconds, mean: f64, rate: f64) {
+        self.heard_at = t;
         let normal = self.normal(t);
         let ln = mean.ln();
         let is_slow = normal.is_some_and(|(centre, sigma)| {
@@ -181,13 +192,15 @@ impl Latency {
         Some((centre, sigma.max(LEAST_SIGMA)))
     }
 
-    /// What is slow now.
-    pub fn slow(&self) -> Option<&Slow> {
-        self.slow.as_ref()
+    /// What is slow at `t`. Without queries for some minutes nothing is.
+    pub fn slow(&self, t: UnixSeconds) -> Option<&Slow> {
+        let is_heard = t - self.heard_at <= SILENT;
+        self.slow.as_ref().filter(|_| is_heard)
     }
 
     /// Goes on with what was slow in an earlier life of the program.
-    pub fn resume(&mut self, since: UnixSeconds, normal: f64, now: f64) {
+    pub fn resume(&mut self, at: UnixSeconds, since: UnixSeconds, normal: f64, now: f64) {
+        self.heard_at = self.heard_at.max(at);
         if self.slow.is_none() && normal > 0.0 && now > normal {
             self.slow = Some(Slow {
                 since,
@@ -239,7 +252,11 @@ mod tests {
                 self.t += 1;
                 self.flows.pooler(self.t as f64, "p", &[stats]);
                 self.latency.observe(self.t as f64, &self.flows);
-                if self.latency.slow().is_some_and(|slow| slow.lasting) {
+                if self
+                    .latency
+                    .slow(self.t as f64)
+                    .is_some_and(|slow| slow.lasting)
+                {
                     told = told.or(Some(second));
                 }
             }
@@ -254,12 +271,31 @@ mod tests {
         assert_eq!(stage.run(1_800, 200, wobble), None);
         let told = stage.run(300, 200, |_| 20_000).unwrap();
         assert!((60..90).contains(&told), "{told}");
-        let slow = *stage.latency.slow().unwrap();
+        let slow = *stage.latency.slow(stage.t as f64).unwrap();
         assert!((slow.normal - 0.0024).abs() < 3e-4, "{slow:?}");
         assert!((slow.now - 0.020).abs() < 1e-3);
         assert!((slow.extra() - 3.5).abs() < 0.3);
         stage.run(60, 200, wobble);
-        assert_eq!(stage.latency.slow(), None);
+        assert_eq!(stage.latency.slow(stage.t as f64), None);
+    }
+
+    #[test]
+    fn it_is_over_when_nobody_asks_any_more() {
+        let mut stage = Stage::new();
+        stage.run(1_800, 200, |t| 2_000 + 150 * (t % 7));
+        stage.run(300, 200, |_| 20_000).unwrap();
+        stage.run(200, 0, |_| 0);
+        assert!(stage.latency.slow(stage.t as f64).is_some());
+        stage.run(200, 0, |_| 0);
+        assert_eq!(stage.latency.slow(stage.t as f64), None);
+    }
+
+    #[test]
+    fn poolers_out_of_step_forget_nothing() {
+        let mut stage = Stage::new();
+        stage.run(1_800, 200, |t| 2_000 + 150 * (t % 7));
+        stage.latency.observe(stage.t as f64 - 0.5, &stage.flows);
+        assert!(stage.run(300, 200, |_| 20_000).is_some());
     }
 
     #[test]

@@ -46,6 +46,10 @@ const BEFORE: f64 = 600.0;
 /// work.
 const MAIN_PART: f64 = 0.5;
 
+/// Seconds after a batch job in which slow queries may still be its own: they are
+/// counted when they end.
+const BATCH_OVER: f64 = 60.0;
+
 /// Wait events told of.
 const WAITS: usize = 3;
 
@@ -64,6 +68,8 @@ pub struct Habits {
     /// Who the storm was when it was last at its work: afterwards nobody's
     /// sessions are young, and the record must not name whoever comes next.
     stormers: Option<Youth>,
+    /// When a batch job last took most of the extra time.
+    batch_at: Option<UnixSeconds>,
     leaks: Leaks,
     slow: Watch,
 }
@@ -83,6 +89,7 @@ impl Habits {
             started_at: None,
             storm: Watch::new(Kind::ReconnectStorm).patient(0.0, storm.resolve_after),
             stormers: None,
+            batch_at: None,
             leaks: Leaks::new(&detect.connection_leak),
             slow: Watch::new(Kind::ExcessiveLatency).patient(0.0, latency.resolve_after),
             settings: Arc::clone(settings),
@@ -101,7 +108,7 @@ impl Habits {
                 let fact = |name| incident.subject.get(name).and_then(|value| value.as_f64());
                 if let (Some(normal), Some(now)) = (fact("expected_seconds"), fact("query_seconds"))
                 {
-                    self.latency.resume(incident.onset_at, normal, now);
+                    self.latency.resume(at, incident.onset_at, normal, now);
                 }
                 self.slow.restore(key, incident);
             }
@@ -245,13 +252,16 @@ impl Habits {
     }
 
     fn slow(
-        &self,
+        &mut self,
         t: UnixSeconds,
         report: &PostgresReport,
         traffic: &Traffic,
         told: &[Finding],
     ) -> Option<Suspicion> {
-        let slow = self.latency.slow()?;
+        let slow = *self.latency.slow(t)?;
+        if self.batch(&slow).is_some() {
+            self.batch_at = Some(t);
+        }
         let elsewhere = told.iter().map(|finding| finding.kind).find(|kind| {
             matches!(
                 kind,
@@ -265,14 +275,16 @@ impl Habits {
         });
         let stance = match elsewhere {
             Some(kind) => Stance::Yields(kind),
-            None if slow.lasting && self.batch(slow).is_none() => Stance::Opens,
+            None if slow.lasting && self.batch_at.is_none_or(|at| t - at > BATCH_OVER) => {
+                Stance::Opens
+            }
             None => Stance::Keeps,
         };
         Some(Suspicion {
             key: String::new(),
             stance,
             onset_at: slow.since,
-            account: self.latency_account(t, slow, report, traffic),
+            account: self.latency_account(t, &slow, report, traffic),
         })
     }
 

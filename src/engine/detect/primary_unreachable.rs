@@ -17,7 +17,10 @@ use crate::sample::{FailureReason, PgbouncerReport, PostgresReport, UnixSeconds}
 
 /// A server that does not answer may only be slow: it is given this many times
 /// as long as one that refuses.
-const PATIENCE: f64 = 3.0;
+const PATIENCE: f64 = 6.0;
+
+/// Seconds after which a primary that serves as a standby is taken for one.
+const ACCEPTED: f64 = 3600.0;
 
 /// Failed looks without which nothing is told.
 const LEAST_LOOKS: u32 = 3;
@@ -42,6 +45,8 @@ pub struct Reach {
     watch: Watch,
     was_primary: bool,
     served_at: Option<UnixSeconds>,
+    /// Since when it has answered as a standby.
+    standby_since: Option<UnixSeconds>,
     /// Since when it has not served, and the looks since.
     lost: Option<(UnixSeconds, u32)>,
     /// Poolers that cannot log in to it either, with the clients that wait.
@@ -57,6 +62,7 @@ impl Reach {
             watch: Watch::new(Kind::PrimaryUnreachable),
             was_primary: false,
             served_at: None,
+            standby_since: None,
             lost: None,
             stuck: Vec::new(),
         }
@@ -76,7 +82,7 @@ impl Reach {
         self.stuck.retain(|(name, _)| *name != report.pooler);
         let pools = report.pools.iter();
         let stuck = pools.filter(|pool| {
-            let has_servers = pool.sv_active + pool.sv_idle + pool.sv_used > 0;
+            let has_servers = [pool.sv_active, pool.sv_idle, pool.sv_used] != [0, 0, 0];
             pool.sv_login > 0 && !has_servers && pool.cl_waiting > 0
         });
         let waiting: Vec<u32> = stuck.map(|pool| pool.cl_waiting).collect();
@@ -92,6 +98,7 @@ impl Reach {
             return;
         }
         let sight = Self::sight(report);
+        self.follow_role(t, sight);
         let suspicions = match sight {
             Sight::Serves => {
                 self.was_primary = true;
@@ -107,6 +114,20 @@ impl Reach {
         self.watch.settle(Looked::server(t), suspicions, |_| true);
     }
 
+    /// A primary that has been a standby for long is one: after a switchover the
+    /// servers have changed places for good.
+    fn follow_role(&mut self, t: UnixSeconds, sight: Sight) {
+        if sight != Sight::Standby {
+            self.standby_since = None;
+            return;
+        }
+        let since = *self.standby_since.get_or_insert(t);
+        if t - since >= ACCEPTED {
+            self.was_primary = false;
+            self.lost = None;
+        }
+    }
+
     pub fn findings(&self) -> Vec<Finding> {
         self.watch.findings()
     }
@@ -120,7 +141,7 @@ impl Reach {
                 None => Sight::Answers,
             },
             Some(FailureReason::Refused) => Sight::Refuses,
-            Some(FailureReason::Timeout | FailureReason::Other) => Sight::Silent,
+            Some(FailureReason::Timeout) => Sight::Silent,
             Some(_) => Sight::Answers,
         }
     }
@@ -279,7 +300,7 @@ mod tests {
     #[test]
     fn silence_needs_longer_unless_a_pooler_agrees() {
         let silent = failed(FailureReason::Timeout);
-        assert_eq!(changes(&mut primary(), 10, 60, &silent), [26]);
+        assert_eq!(changes(&mut primary(), 10, 60, &silent), [41]);
         let mut reach = primary();
         reach.pooler(&PgbouncerReport {
             pooler: "pooler-1".to_owned(),

@@ -86,6 +86,12 @@ pub struct Weighing<'a> {
 /// against what the sessions show.
 const LEAST_SOLID: usize = 6;
 
+/// Requests that got slower are counted when they end: before so many times
+/// their mean duration, and so many seconds, the ended ones look as they always
+/// did.
+const SLOW_TO_TELL: f64 = 4.0;
+const LEAST_WINDOW: f64 = 10.0;
+
 impl Weighing<'_> {
     /// The factor by which the requests at a time of all endpoints grew together,
     /// at least 1; `None` when too few tell.
@@ -125,7 +131,10 @@ pub fn weigh<'a>(
         blind: rows.iter().filter(|row| row.is_blind()).count(),
         solid: rows
             .iter()
-            .filter(|row| is_solid(&row.normal, &row.since))
+            .filter(|row| {
+                is_solid(&row.normal, &row.since)
+                    && row.since.window >= (SLOW_TO_TELL * hold_of_all).max(LEAST_WINDOW)
+            })
             .count(),
         hold_of_all,
         ..Weighing::default()
