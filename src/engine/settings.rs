@@ -449,7 +449,7 @@ impl Default for ExcessiveLatency {
 pub struct PrimaryUnreachable {
     pub enabled: bool,
     /// Seconds that the server must refuse. Where it merely does not answer,
-    /// three times as long.
+    /// six times as long.
     pub hold: f64,
 }
 

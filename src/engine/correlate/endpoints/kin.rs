@@ -9,7 +9,7 @@
 //! one service the growth of all says the same, and nothing is worked out here.
 
 use super::common::{is_solid, snap};
-use super::observed::Observed;
+use super::flow::Ended;
 use crate::engine::stats::robust::weighted_quantile;
 
 /// Other endpoints without which their median says nothing of the service.
@@ -30,21 +30,24 @@ struct Ratio<'a> {
 }
 
 impl<'a> Kin<'a> {
-    pub fn of(rows: &[Observed<'a>]) -> Self {
-        let first = rows.first().map(|row| row.service);
-        if rows.iter().all(|row| Some(row.service) == first) {
+    /// Of each endpoint its service, and what ended before the onset and since.
+    pub fn of(endpoints: impl Iterator<Item = (&'a str, Ended, Ended)> + Clone) -> Self {
+        let first = endpoints.clone().next().map(|(service, ..)| service);
+        if endpoints
+            .clone()
+            .all(|(service, ..)| Some(service) == first)
+        {
             return Self::default();
         }
-        let solid = rows
-            .iter()
+        let solid = endpoints
             .enumerate()
-            .filter(|(_, row)| is_solid(&row.normal, &row.since));
-        let ratios = solid.map(|(place, row)| {
-            let expected = row.normal.requests / row.normal.window.max(1.0) * row.since.window;
+            .filter(|(_, (_, normal, since))| is_solid(normal, since));
+        let ratios = solid.map(|(place, (service, normal, since))| {
+            let expected = normal.requests / normal.window.max(1.0) * since.window;
             Ratio {
-                service: row.service,
+                service,
                 place,
-                growth: row.since.requests / expected,
+                growth: since.requests / expected,
                 weight: expected.sqrt(),
             }
         });
@@ -65,5 +68,51 @@ impl<'a> Kin<'a> {
             return None;
         }
         weighted_quantile(&mut ratios, 0.5).map(snap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of endpoints the service, and the rate before and since.
+    fn of(endpoints: &[(&'static str, f64, f64)]) -> Kin<'static> {
+        let ended = |window: f64, rate: f64| Ended {
+            window,
+            requests: rate * window,
+            seconds: rate * window * 0.1,
+        };
+        let endpoints = endpoints
+            .iter()
+            .map(|&(service, before, now)| (service, ended(1_800.0, before), ended(30.0, now)));
+        Kin::of(endpoints)
+    }
+
+    #[test]
+    fn a_service_that_surges_excuses_its_largest_endpoint() {
+        let shop = [
+            ("shop", 20.0, 60.0),
+            ("shop", 4.0, 12.0),
+            ("shop", 2.0, 6.0),
+        ];
+        let mut all = vec![("mail", 9.0, 9.0), ("shop", 1.0, 3.0)];
+        all.extend(shop);
+        let kin = of(&all);
+        assert_eq!(kin.growth("shop", 2), Some(3.0));
+        assert_eq!(kin.growth("mail", 0), None, "there are no others to ask");
+    }
+
+    #[test]
+    fn nobody_excuses_itself() {
+        let calm = [("shop", 2.0, 2.0), ("shop", 1.0, 1.0), ("shop", 1.5, 1.5)];
+        let mut all = vec![("shop", 50.0, 500.0), ("mail", 9.0, 9.0)];
+        all.extend(calm);
+        assert_eq!(of(&all).growth("shop", 0), Some(1.0));
+    }
+
+    #[test]
+    fn one_service_alone_is_everybody() {
+        let all = [("shop", 2.0, 6.0); 5];
+        assert_eq!(of(&all).growth("shop", 0), None);
     }
 }

@@ -153,7 +153,7 @@ pub fn weigh<'a>(
         }
     }
     keep_largest(&mut grown);
-    let kin = Kin::of(&rows);
+    let kin = Kin::of(rows.iter().map(|row| (row.service, row.normal, row.since)));
     let mut parts: Vec<Weighed<'a>> = grown
         .iter()
         .filter_map(|&(_, place)| {
