@@ -73,13 +73,19 @@ impl PushHealth {
         self.lock().clone()
     }
 
-    pub(super) fn accepted(&self, name: &str, at: UnixSeconds) {
+    pub(super) fn accepted(&self, name: &str) {
         if let Some(state) = self.lock().get_mut(name) {
             state.accepted += 1;
-            if let Some((_, since)) = state.logged.take() {
-                let seconds = at - since;
-                tracing::info!(alertmanager = name, seconds, "alerts are accepted again");
-            }
+        }
+    }
+
+    /// All that was due has been accepted.
+    pub(super) fn recovered(&self, name: &str, at: UnixSeconds) {
+        if let Some(state) = self.lock().get_mut(name)
+            && let Some((_, since)) = state.logged.take()
+        {
+            let seconds = at - since;
+            tracing::info!(alertmanager = name, seconds, "alerts are accepted again");
         }
     }
 

@@ -37,8 +37,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// half a minute.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Alerts in one request: a few megabytes at most, since each is bounded.
-const BATCH: usize = 64;
+/// Alerts in one request: about a megabyte at most, which proxies let through,
+/// since each is bounded; and few that wait with one that is refused.
+const BATCH: usize = 16;
 
 /// The tasks that push.
 #[derive(Debug)]
@@ -154,6 +155,7 @@ impl Pusher {
         let (now, wall) = (Instant::now(), unix_now());
         self.marks.look(&snapshot, wall);
         let due = self.marks.due(now);
+        let mut failed = false;
         for batch in due.chunks(BATCH) {
             // Whatever comes of it, it may have arrived.
             self.marks.tried(batch);
@@ -165,14 +167,22 @@ impl Pusher {
                 Ok(()) => {
                     self.failures = 0;
                     self.marks.sent(batch, now);
-                    self.health.accepted(&self.name, wall);
+                    self.health.accepted(&self.name);
                 }
                 Err(failure) => {
-                    self.pause();
+                    failed = true;
                     self.health.failed(&self.name, &failure, wall);
-                    break;
+                    // What is refused says nothing of the next batch.
+                    if failure.failure != Failure::Rejected {
+                        break;
+                    }
                 }
             }
+        }
+        if failed {
+            self.pause();
+        } else if !due.is_empty() {
+            self.health.recovered(&self.name, wall);
         }
         self.health.firing(&self.name, self.marks.firing());
     }
