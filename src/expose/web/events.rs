@@ -137,7 +137,7 @@ impl Hub {
     /// A new subscriber, whose stream begins with what it missed and what is
     /// now.
     fn subscribe(&self, last: Option<&str>, state: &WebState) -> Result<Subscription, ApiError> {
-        let mut first = b"retry: 1000\n\n".to_vec();
+        let mut first = VecDeque::from([Bytes::from_static(b"retry: 1000\n\n")]);
         let made = self.inner().now.clone();
         let fresh = made.filter(|(at, _)| at.elapsed() < GAP);
         let fresh = fresh.map(|(_, frame)| frame).or_else(|| {
@@ -156,17 +156,12 @@ impl Hub {
         }
         if let Some(seen) = last.and_then(|last| self.seen(last)) {
             let missed = inner.changes.iter().filter(|(number, _)| *number > seen);
-            missed.for_each(|(_, frame)| first.extend_from_slice(frame));
+            first.extend(missed.map(|(_, frame)| frame.clone()));
         }
-        if let Some(frame) = fresh {
-            first.extend_from_slice(&frame);
-        }
+        first.extend(fresh);
         let (sender, frames) = mpsc::channel(QUEUE);
         inner.subscribers.push(sender);
-        Ok(Subscription {
-            first: Some(first.into()),
-            frames,
-        })
+        Ok(Subscription { first, frames })
     }
 
     /// Ends all streams; there will be no more.
@@ -187,7 +182,8 @@ impl Inner {
 
 /// The body of an answer: events until one of both ends it.
 struct Subscription {
-    first: Option<Bytes>,
+    /// What it begins with; the frames are shared with all other subscribers.
+    first: VecDeque<Bytes>,
     frames: mpsc::Receiver<Bytes>,
 }
 
@@ -199,7 +195,7 @@ impl hyper::body::Body for Subscription {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(first) = self.first.take() {
+        if let Some(first) = self.first.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         let frame = self.frames.poll_recv(context);
