@@ -353,6 +353,10 @@ async fn what_comes_from_outside_is_text() {
             let wide = browser.run(wide).await.as_i64().unwrap();
             assert!(wide <= 0, "{view} at {width} is {wide} too wide");
         }
+        // What every object has is no view.
+        browser.open(&format!("{}/#/constructor", site.url)).await;
+        let first = "return document.getElementById('main').dataset.view === 'now' || null";
+        browser.until("the first view", first).await;
         assert_clean(&browser, &site).await;
         browser.close().await;
     }

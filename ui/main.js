@@ -21,7 +21,7 @@ const element = (id) => document.getElementById(id);
 /** `#/incident/ID` is view and argument. */
 function place() {
   const [, view, argument] = location.hash.split("/");
-  if (!(view in VIEWS)) return { view: "now", argument: null };
+  if (!Object.hasOwn(VIEWS, view)) return { view: "now", argument: null };
   let id = null;
   try {
     id = argument ? decodeURIComponent(argument) : null;

@@ -13,7 +13,7 @@ export function sign(level, word = level) {
 
 /** The severity of an incident, or that it is over. */
 export const severity = (incident) =>
-  incident.resolved_at ? sign("resolved") : sign(incident.severity in SIGNS ? incident.severity : "unknown", incident.severity);
+  incident.resolved_at ? sign("resolved") : sign(Object.hasOwn(SIGNS, incident.severity) ? incident.severity : "unknown", incident.severity);
 
 const status = new Feed(60_000);
 

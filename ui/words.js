@@ -99,7 +99,8 @@ const SPOKEN = {
   idle_in_transaction: "idle in transaction",
 };
 
-export const spoken = (word) => SPOKEN[word] ?? cut(String(word ?? "").replaceAll("_", " "), 60);
+export const spoken = (word) =>
+  Object.hasOwn(SPOKEN, word) ? SPOKEN[word] : cut(String(word ?? "").replaceAll("_", " "), 60);
 
 export const plural = (count, noun, many = `${noun}s`) =>
   `${number(count)} ${count === 1 ? noun : many}`;
