@@ -4,10 +4,17 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
+use serde_json::Value;
+use snowpit::engine::Snapshot;
 use snowpit::engine::incident::Kind;
-use snowpit::expose::metrics::table;
-use snowpit::expose::web::runbooks;
+use snowpit::expose::metrics::{EngineTicks, table};
+use snowpit::expose::web::{WebState, runbooks, serve};
+use snowpit::observe::health::Health;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Exactly these, in this order.
 const HEADINGS: [&str; 7] = [
@@ -160,4 +167,27 @@ fn expressions_are_valid() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_an_error_in_json() {
+    snowpit::observe::tls::use_ring();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_snapshot, receiver) = watch::channel(Arc::new(Snapshot::default()));
+    let ticks = Arc::new(EngineTicks::default());
+    let state = WebState::new(receiver, Health::new(), ticks, Vec::new());
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, state, stop.clone()));
+    for (name, status) in [("%FF", 400), ("nothing", 404), ("lock_pileup", 200)] {
+        let url = format!("http://{address}/runbooks/{name}");
+        let answer = reqwest::get(url).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{name}");
+        if status != 200 {
+            let answer: Value = answer.json().await.unwrap();
+            assert!(answer["error"].is_string(), "{name}: {answer}");
+        }
+    }
+    stop.cancel();
+    server.await.unwrap();
 }

@@ -2,6 +2,7 @@
 //! that fits this version, also when nothing else can be reached.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
@@ -41,7 +42,8 @@ runbooks![
 ];
 
 /// `/runbooks/{name}`, with or without the `.md` that they link each other by.
-pub(super) async fn one(Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn one(name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
     let wanted = name.strip_suffix(".md").unwrap_or(&name);
     let found = ALL.iter().find(|(name, _)| *name == wanted);
     let (_, text) = found.ok_or_else(|| {
