@@ -173,7 +173,7 @@ async fn listen(address: &str) -> tokio::task::JoinHandle<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_open_pages_cost_little() {
     const PAGES: usize = 100;
-    const SPAN: Duration = Duration::from_secs(15);
+    const SPAN: Duration = Duration::from_secs(5);
     let stage = Stage::start().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("snowpit.toml");
@@ -182,9 +182,14 @@ async fn a_hundred_open_pages_cost_little() {
     let pid = daemon.id().unwrap();
     sleep(Duration::from_secs(3)).await;
     let share = async || {
-        let before = taken(pid);
-        sleep(SPAN).await;
-        (taken(pid) - before) / SPAN.as_secs_f64()
+        // The best of three: other work on the machine only ever adds.
+        let mut least = f64::INFINITY;
+        for _ in 0..3 {
+            let (before, began) = (taken(pid), Instant::now());
+            sleep(SPAN).await;
+            least = least.min((taken(pid) - before) / began.elapsed().as_secs_f64());
+        }
+        least
     };
     let alone = share().await;
     let mut pages = Vec::new();

@@ -365,8 +365,8 @@ fn redirected_to(answer: &Response) -> String {
     host.map_or_else(|| "nowhere".to_owned(), one_line)
 }
 
-/// The one line of a file.
-/// A secret from its file, read anew each time so that a rotated one is taken up.
+/// A secret, the one line of its file, read anew each time so that a rotated one
+/// is taken up.
 ///
 /// # Errors
 /// The file cannot be read, or holds more than one line.
