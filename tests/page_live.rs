@@ -131,7 +131,12 @@ async fn an_orphan_and_an_avalanche_appear_by_themselves() {
         browser.click(&copy).await;
         browser.until_text("Copied").await;
         let copied = "navigator.clipboard.readText().then(arguments[arguments.length - 1])";
-        assert_eq!(browser.run_async(copied).await, incident["actions"][0]);
+        let copied = browser.run_async(copied).await;
+        // The lock may have been carried to another client in between, and what
+        // frees it is another command then.
+        let (_, now) = known(&url, kind).await;
+        let commands = [&incident["actions"][0], &now["actions"][0]];
+        assert!(commands.contains(&&copied), "{copied} {commands:?}");
     }
     browser.assert_no_complaint().await;
     let requests = browser.requests().await;

@@ -439,11 +439,7 @@ fn finding(target: &str, situation: &Situation<'_>) -> Finding {
         onset_at: situation.alarm.onset_at,
         subject,
         summary: account::summary(target, situation),
-        attribution: explanation
-            .candidates
-            .iter()
-            .map(|candidate| candidate.attribution.clone())
-            .collect(),
+        attribution: situation.because.attribution(&explanation.candidates),
         unexplained_share: explanation.unexplained_share,
         evidence: account::evidence(situation),
         actions: account::actions(situation),

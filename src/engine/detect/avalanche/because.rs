@@ -6,12 +6,12 @@
 //! work, whoever it is. What is not clear is unknown, which is an answer.
 
 use crate::engine::correlate::applications::Grown;
-use crate::engine::correlate::attribution::{Explanation, Verdict};
+use crate::engine::correlate::attribution::{Candidate, Explanation, Verdict};
 use crate::engine::correlate::endpoints::Weighing;
 use crate::engine::correlate::endpoints::common::Common;
 use crate::engine::detect::demand::Demand;
 use crate::engine::detect::habits::{Leaking, Reconnecting, Signs};
-use crate::engine::incident::Cause;
+use crate::engine::incident::{Attribution, Cause};
 use crate::engine::locks::RootBlocker;
 
 /// Above this part of the extra sessions in the database, those of another
@@ -24,6 +24,9 @@ const SHARED_PART: f64 = 0.35;
 /// More requests for all are the story rather than slower ones from this ratio
 /// of their parts on.
 const SURGE_OVER_SLOW: f64 = 0.6;
+
+/// What a route has at most, as confidence, beside a cause that is no route.
+const BESIDE: f64 = 0.1;
 
 /// A root blocker keeps its place in the account until another has this many
 /// times its waiters: the account is not to flap between two.
@@ -55,6 +58,19 @@ impl Because {
             Self::SlowQueries(_) => Cause::SlowQueries,
             Self::Unknown => Cause::Unknown,
         }
+    }
+
+    /// The candidates as they are told beside it.
+    pub fn attribution(&self, candidates: &[Candidate]) -> Vec<Attribution> {
+        let most = match self {
+            Self::Endpoint | Self::Unknown => 1.0,
+            _ => BESIDE,
+        };
+        let candidates = candidates.iter().map(|candidate| Attribution {
+            confidence: candidate.attribution.confidence.min(most),
+            ..candidate.attribution.clone()
+        });
+        candidates.collect()
     }
 }
 
