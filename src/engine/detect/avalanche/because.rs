@@ -2,8 +2,9 @@
 //!
 //! The order is the one of what a person can act on: an endpoint that the
 //! attribution names; a lock; another application; sessions that are opened anew
-//! or not given back; what all endpoints share. A lock goes before the application, because who waits for a lock is not at
-//! work, whoever it is. What is not clear is unknown, which is an answer.
+//! or not given back; what all endpoints share. A lock goes before the
+//! application, because who waits for a lock is not at work, whoever it is. What
+//! is not clear is unknown, which is an answer.
 
 use crate::engine::correlate::applications::Grown;
 use crate::engine::correlate::attribution::{Candidate, Explanation, Verdict};
