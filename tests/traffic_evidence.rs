@@ -16,9 +16,13 @@ use snowpit::sample::{
 const ONSET: f64 = 10_000.0;
 const START: f64 = ONSET - 900.0;
 
+/// The first is the one of all endpoints that say nothing else.
+const SERVICES: [&str; 2] = ["registry", "shop"];
+
 /// An endpoint before the onset and since.
 #[derive(Debug, Clone)]
 struct Endpoint {
+    service: &'static str,
     name: String,
     rate: (f64, f64),
     hold: (f64, f64),
@@ -30,6 +34,7 @@ struct Endpoint {
 impl Endpoint {
     fn steady(name: &str, rate: f64, hold: f64) -> Self {
         Self {
+            service: "registry",
             name: name.to_owned(),
             rate: (rate, rate),
             hold: (hold, hold),
@@ -119,7 +124,12 @@ impl World {
         let mut groups: Vec<Group> = self
             .endpoints
             .iter()
-            .map(|endpoint| group("registry", (endpoint.running(t) * endpoint.uses).round()))
+            .map(|endpoint| {
+                group(
+                    endpoint.service,
+                    (endpoint.running(t) * endpoint.uses).round(),
+                )
+            })
             .zip(&self.endpoints)
             .map(|(group, endpoint)| Group {
                 route: self.tagged.then(|| endpoint.name.clone()),
@@ -139,11 +149,12 @@ impl World {
         groups
     }
 
-    fn report(&self, telling: Telling, until: f64) -> TrafficReport {
+    fn report(&self, service: &str, telling: Telling, until: f64) -> TrafficReport {
         let from = until - telling.every;
-        let routes = self.endpoints.iter().filter(|endpoint| endpoint.reported);
+        let routes = self.endpoints.iter();
+        let routes = routes.filter(|endpoint| endpoint.reported && endpoint.service == service);
         TrafficReport {
-            service: "registry".to_owned(),
+            service: service.to_owned(),
             via: Some(telling.via),
             until: Some(until),
             interval: if telling.gauge { 0.0 } else { telling.every },
@@ -191,10 +202,15 @@ impl World {
         for &telling in &self.telling {
             let mut until = START + telling.every;
             while until + telling.late <= ONSET + after {
-                samples.push(Sample {
-                    t: until + telling.late,
-                    report: Report::Traffic(self.report(telling, until)),
-                });
+                for service in SERVICES {
+                    let report = self.report(service, telling, until);
+                    if service == SERVICES[0] || !report.routes.is_empty() {
+                        samples.push(Sample {
+                            t: until + telling.late,
+                            report: Report::Traffic(report),
+                        });
+                    }
+                }
                 until += telling.every;
             }
         }
@@ -243,11 +259,13 @@ fn group(application: &str, count: f64) -> Group {
 fn engine() -> Engine {
     Engine::new(Settings {
         targets: vec!["main".to_owned()],
-        services: vec![Service {
-            name: "registry".to_owned(),
-            targets: vec!["main".to_owned()],
-            applications: vec!["registry*".to_owned()],
-        }],
+        services: SERVICES
+            .map(|name| Service {
+                name: name.to_owned(),
+                targets: vec!["main".to_owned()],
+                applications: vec![format!("{name}*")],
+            })
+            .to_vec(),
         ..Settings::default()
     })
 }
@@ -390,6 +408,25 @@ fn nobody_is_named_for_what_all_share() {
         endpoint.hold.1 = 0.5;
     }
     never_named(&world(slow, &[COUNTERS]), 60.0);
+}
+
+#[test]
+fn nobody_is_named_for_what_one_service_shares() {
+    let mut endpoints = usual();
+    // The first has most of the rise, and only what its service has.
+    for (i, rate) in [120.0, 20.0, 12.0, 8.0, 5.0].into_iter().enumerate() {
+        endpoints.push(Endpoint {
+            service: "shop",
+            rate: (rate, 8.0 * rate),
+            ..Endpoint::steady(&format!("GET /shop{i}"), rate, 0.05)
+        });
+    }
+    never_named(&world(endpoints.clone(), &[COUNTERS]), 60.0);
+    // Alone it is to blame.
+    for endpoint in &mut endpoints[22..] {
+        endpoint.rate.1 = endpoint.rate.0;
+    }
+    named_after(&world(endpoints, &[COUNTERS]), "GET /shop0", 60.0);
 }
 
 #[test]

@@ -8,9 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::incident::{Effect, Event, Finding, Incident, Kind};
+use super::words;
 use crate::sample::UnixSeconds;
 
 /// Resolved incidents kept for the API.
@@ -151,7 +150,7 @@ impl Ledger {
             "{}-{}-{}",
             subject.target,
             subject.kind.as_str(),
-            compact_utc(onset_at)
+            words::utc(onset_at, "%Y%m%dT%H%M%SZ")
         );
         let open = self.open.values().map(|open| &open.incident);
         let known = open.chain(&self.resolved);
@@ -256,20 +255,6 @@ fn effect(t: UnixSeconds, event: Event, incident: &Arc<Incident>, key: &str) -> 
         incident: Incident::clone(incident),
         key: key.to_owned(),
     }
-}
-
-/// `20201109T061203Z`; the number itself when it is no time of this calendar.
-fn compact_utc(t: UnixSeconds) -> String {
-    // A float beyond the range saturates, and jiff refuses it.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "saturates; whole seconds are meant"
-    )]
-    let seconds = t.floor() as i64;
-    Timestamp::from_second(seconds).map_or_else(
-        |_| seconds.to_string(),
-        |time| time.strftime("%Y%m%dT%H%M%SZ").to_string(),
-    )
 }
 
 #[cfg(test)]

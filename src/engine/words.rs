@@ -1,5 +1,9 @@
 //! Figures and SQL literals as a person on call reads and pastes them.
 
+use jiff::Timestamp;
+
+use crate::sample::UnixSeconds;
+
 /// A count with thousands separators: `3,960`. Fractions are rounded.
 pub fn count(value: f64) -> String {
     if !value.is_finite() {
@@ -82,6 +86,21 @@ pub fn application(text: &str) -> &str {
 /// default since PostgreSQL 9.1.
 pub fn sql_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A time as `format` has it, in UTC; the number itself when it is no time of
+/// this calendar.
+pub fn utc(t: UnixSeconds, format: &str) -> String {
+    // A float beyond the range saturates, and jiff refuses it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "saturates; whole seconds are meant"
+    )]
+    let seconds = t.floor() as i64;
+    Timestamp::from_second(seconds).map_or_else(
+        |_| seconds.to_string(),
+        |time| time.strftime(format).to_string(),
+    )
 }
 
 #[cfg(test)]

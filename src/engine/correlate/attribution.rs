@@ -32,9 +32,6 @@ const LEAST_EXTRA: f64 = 1.0;
 /// story, not the routes that queue for it.
 const LOCK_PART: f64 = 0.4;
 
-/// What a route has at most while the lock that it queues for is the story.
-const BLAMELESS: f64 = 0.1;
-
 /// Above this part, growth that all routes share is the story.
 const SURGE_PART: f64 = 0.35;
 
@@ -176,14 +173,11 @@ pub fn explain_within(history: &History, before: &Means, now: &Means, most: f64)
     let surge = surge(&routes, growth, extra);
     explanation.candidates = candidates(&routes, &untagged, &explanation, surge);
     explanation.verdict = verdict(&explanation, untagged.first(), surge);
-    let most = match explanation.verdict {
-        Verdict::Endpoint => 1.0,
-        Verdict::LockWaits => BLAMELESS,
-        _ => NAMED - LEAST,
-    };
-    for candidate in &mut explanation.candidates {
-        let confidence = &mut candidate.attribution.confidence;
-        *confidence = confidence.min(most);
+    if explanation.verdict != Verdict::Endpoint {
+        for candidate in &mut explanation.candidates {
+            let confidence = &mut candidate.attribution.confidence;
+            *confidence = confidence.min(NAMED - LEAST);
+        }
     }
     let shares = explanation.candidates.iter().map(|c| c.attribution.share);
     explanation.unexplained_share = Some((1.0 - shares.sum::<f64>()).clamp(0.0, 1.0));

@@ -1,8 +1,6 @@
 //! What has been told as the cause, so that the record can say when later
 //! evidence changed the answer.
 
-use jiff::Timestamp;
-
 use super::because::Because;
 use crate::engine::correlate::attribution::{Basis, Explanation};
 use crate::engine::correlate::endpoints::Evidence;
@@ -82,23 +80,10 @@ impl Answers {
         let when = newest
             .when
             .map_or_else(String::new, |when| format!(", when {when}"));
-        let since = clock(newest.since);
+        let since = words::utc(newest.since, "%H:%M:%S UTC");
         Some(format!(
             "first told as {first}; {} since {since}{when}",
             newest.told
         ))
     }
-}
-
-fn clock(t: UnixSeconds) -> String {
-    // A float beyond the range saturates, and jiff refuses it.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "saturates; whole seconds are meant"
-    )]
-    let seconds = t.floor() as i64;
-    Timestamp::from_second(seconds).map_or_else(
-        |_| seconds.to_string(),
-        |time| time.strftime("%H:%M:%S UTC").to_string(),
-    )
 }

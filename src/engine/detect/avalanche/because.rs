@@ -211,6 +211,8 @@ impl Clues<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::correlate::attribution::{Basis, Standing};
+    use crate::engine::correlate::confidence;
 
     fn root(pid: i32, waiters: u32) -> RootBlocker {
         RootBlocker {
@@ -244,6 +246,38 @@ mod tests {
             growth,
             unexplained_share: None,
         }
+    }
+
+    #[test]
+    fn a_route_has_little_confidence_beside_another_cause() {
+        let candidate = Candidate {
+            attribution: Attribution {
+                service: "registry".to_owned(),
+                route: "GET /x".to_owned(),
+                share: 0.4,
+                connections: 16.0,
+                rate_change: None,
+                hold_change: None,
+                rate_part: None,
+                hold_part: None,
+                confidence: 0.7,
+            },
+            before: 0.0,
+            now: 16.0,
+            basis: Basis::Tags,
+            flow: None,
+            standing: Standing::Tags(confidence::Standing {
+                share: 0.4,
+                margin: 1.0,
+                z: 9.0,
+                untagged: 0.0,
+                surge: 0.0,
+                lock_waits: 0.9,
+            }),
+        };
+        let told = |because: Because| because.attribution(std::slice::from_ref(&candidate));
+        assert_eq!(told(Because::LockPileup(None))[0].confidence, BESIDE);
+        assert_eq!(told(Because::Unknown)[0].confidence, 0.7);
     }
 
     fn verdict(surge: f64, slow: f64) -> Cause {
