@@ -5,9 +5,10 @@
 //! effects for whoever follows. Shutdown goes with the data: pollers first,
 //! then the engine, which takes in what was already sent, then the listener.
 
+mod error;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,13 +24,10 @@ use crate::engine::incident::{Effect, Event};
 use crate::engine::series::millis;
 use crate::engine::{Engine, Snapshot};
 use crate::expose::alertmanager::Pushers;
-use crate::expose::history::{
-    DirectoryError, HAND_OVER_EVERY, History, Keeper, Question, SeriesReader,
-};
-use crate::expose::journal::{Journal, JournalError, JournalWriter};
+use crate::expose::history::{HAND_OVER_EVERY, History, Keeper, Question, SeriesReader};
+use crate::expose::journal::{Journal, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
-use crate::observe::PollError;
 use crate::observe::health::Health;
 use crate::observe::otlp::{Listeners, OtlpConfig};
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
@@ -39,7 +37,8 @@ use crate::observe::scrape::{self, ScrapeSource};
 use crate::observe::supervise::supervise;
 use crate::observe::tls::use_ring;
 use crate::sample::Sample;
-use crate::telemetry::{Telemetry, TelemetryError, source_of};
+use crate::telemetry::{Telemetry, source_of};
+pub use error::DaemonError;
 
 /// Samples on their way to the engine. Sixty sources at one a second fill it in
 /// ten seconds of a stalled engine; then samples are dropped and counted.
@@ -51,42 +50,6 @@ const EFFECT_QUEUE: usize = 256;
 const BATCH: usize = 64;
 /// Questions about series on their way to the engine; who asks beyond that waits.
 const QUESTION_QUEUE: usize = 16;
-
-/// Why the daemon could not start, or not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum DaemonError {
-    #[error("cannot listen on {address}: {cause}; choose another address under [server] listen")]
-    Listen {
-        address: SocketAddr,
-        // In the sentence already: not `source`, or it is told twice.
-        cause: std::io::Error,
-    },
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error(transparent)]
-    Telemetry(#[from] TelemetryError),
-    #[error("cannot listen on {address}: {cause}; choose another address under [otlp]")]
-    ListenOtlp {
-        address: SocketAddr,
-        cause: std::io::Error,
-    },
-    #[error(
-        "cannot keep a capture below {}: {cause}; make the directory writable for this user, or \
-         choose another under [history] directory", .directory.display()
-    )]
-    Capture {
-        directory: PathBuf,
-        cause: std::io::Error,
-    },
-    #[error(transparent)]
-    History(#[from] DirectoryError),
-    #[error("alerts cannot be pushed: {0}; mend [alertmanager] ca_file")]
-    Push(#[from] PollError),
-    #[error(
-        "the {0} ended by a fault of snowpit's own; start it again, and report what is logged above"
-    )]
-    Ended(&'static str),
-}
 
 /// A daemon at work.
 #[derive(Debug)]
@@ -110,9 +73,36 @@ pub struct RunningDaemon {
 /// When the listening address cannot be had. A source that does not answer is
 /// no error: it is polled until it does.
 pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
-    use_ring();
     let listener = listen(config.listen).await?;
     let address = listener.local_addr().unwrap_or(config.listen);
+    let (running, ()) = start_before(config, address, |state, stop| {
+        (tokio::spawn(web::serve(listener, state, stop)), ())
+    })
+    .await?;
+    Ok(running)
+}
+
+/// Starts the daemon without a listener for HTTP: who started it asks at the
+/// desk.
+///
+/// # Errors
+/// As for [`start`].
+pub async fn start_unheard(config: Config) -> Result<(RunningDaemon, web::Desk), DaemonError> {
+    let address = config.listen;
+    start_before(config, address, |state, stop| {
+        let desk = web::open(state, &stop);
+        (tokio::spawn(stop.cancelled_owned()), desk)
+    })
+    .await
+}
+
+/// Starts every task, at last the one that `open` makes of what is to be shown.
+async fn start_before<T>(
+    config: Config,
+    address: SocketAddr,
+    open: impl FnOnce(web::WebState, CancellationToken) -> (JoinHandle<()>, T),
+) -> Result<(RunningDaemon, T), DaemonError> {
+    use_ring();
     let otlp = Listeners::bind(config.otlp).await;
     let otlp = otlp.map_err(|(address, cause)| DaemonError::ListenOtlp { address, cause })?;
     let otlp_addresses = otlp.addresses();
@@ -159,7 +149,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         .with_effects(effects.subscribe())
         .with_pushes(pushers.health());
     let web_stop = CancellationToken::new();
-    let web = tokio::spawn(web::serve(listener, state, web_stop.clone()));
+    let (web, opened) = open(state, web_stop.clone());
 
     let core = Core {
         engine,
@@ -173,7 +163,7 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         journal,
     };
     let engine = tokio::spawn(core.run(inbox, asked));
-    Ok(RunningDaemon {
+    let running = RunningDaemon {
         address,
         otlp: otlp_addresses,
         telemetry,
@@ -185,7 +175,8 @@ pub async fn start(config: Config) -> Result<RunningDaemon, DaemonError> {
         pushers,
         listener: web_stop,
         web,
-    })
+    };
+    Ok((running, opened))
 }
 
 /// The engine, with what it remembers when there is a history on disk.
@@ -483,6 +474,24 @@ async fn ended_within(grace: Duration, task: JoinHandle<()>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn without_a_listener_the_desk_answers() {
+        let text = "[[postgres]]\nname = \"main\"\n\
+                    dsn = \"postgresql://snowpit@127.0.0.1:1/postgres\"\n";
+        let config = Config::parse(text, "the test", |_| None).unwrap();
+        let (running, desk) = start_unheard(config).await.unwrap();
+        let answer = desk.get("/api/v1/now", 65536).await.unwrap();
+        let now: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(now["targets"][0]["name"], "main", "{now}");
+        let missing = desk.get("/api/v1/nothing", 65536).await.unwrap();
+        assert_eq!(missing.status, 404);
+        assert!(desk.get("/api/v1/now", 10).await.is_none(), "too long");
+        let limit = Duration::from_secs(5);
+        tokio::time::timeout(limit, running.shutdown(limit))
+            .await
+            .unwrap();
+    }
 
     #[tokio::test]
     async fn the_end_of_the_engine_is_the_end_of_the_daemon() {

@@ -7,6 +7,7 @@
 mod api;
 mod assets;
 mod changes;
+mod desk;
 mod error;
 mod events;
 mod incidents;
@@ -41,6 +42,7 @@ use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
 
 use changes::Changes;
+pub use desk::{Answer, Desk, open};
 use error::ApiError;
 use events::Hub;
 use kept::Kept;
@@ -127,6 +129,7 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(status::ready))
         .route("/api/v1/status", get(status::status))
+        .route("/api/v1/now", get(now::answer))
         .route("/api/v1/targets", get(targets::list))
         .route("/api/v1/incidents", get(incidents::list))
         .route("/api/v1/incidents/{id}", get(incidents::one))

@@ -1,6 +1,10 @@
 //! What the first view shows: every target in figures and the open incidents,
 //! without their evidence.
 
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
 use serde_json::{Value, json};
 
 use super::WebState;
@@ -13,6 +17,11 @@ const MAX_OPEN: usize = 100;
 
 /// Sources that do not answer, in one event; the others are counted.
 const MAX_DOWN: usize = 50;
+
+/// `/api/v1/now`: the same for who asks instead of listening.
+pub(super) async fn answer(State(state): State<Arc<WebState>>) -> Json<Value> {
+    Json(now(&state))
+}
 
 /// The data of a `now` event.
 pub(super) fn now(state: &WebState) -> Value {

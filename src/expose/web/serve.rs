@@ -7,13 +7,13 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::WebState;
+use super::desk::handlers;
 use super::stalled::Impatient;
-use super::{WebState, events, router};
 
 /// Connections at one time. An open page takes one for its events and a second
 /// for what it asks; beyond this new ones wait in the kernel's queue.
@@ -36,16 +36,8 @@ const GRACE: Duration = Duration::from_secs(3);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the token is cancelled, then lets open requests finish.
-pub async fn serve(listener: TcpListener, mut state: WebState, shutdown: CancellationToken) {
-    let effects = state.effects.take();
-    let state = Arc::new(state);
-    // It ends the streams of events at shutdown, which no one else would.
-    tokio::spawn(events::follow(
-        Arc::clone(&state),
-        effects,
-        shutdown.clone(),
-    ));
-    let service = TowerToHyperService::new(router(state));
+pub async fn serve(listener: TcpListener, state: WebState, shutdown: CancellationToken) {
+    let service = handlers(state, &shutdown);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
