@@ -28,6 +28,7 @@ use crate::expose::history::{HAND_OVER_EVERY, History, Keeper, Question, SeriesR
 use crate::expose::journal::{Journal, JournalWriter};
 use crate::expose::metrics::EngineTicks;
 use crate::expose::{log, web};
+use crate::listen::Doors;
 use crate::observe::health::Health;
 use crate::observe::otlp::{Listeners, OtlpConfig};
 use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
@@ -103,6 +104,7 @@ async fn start_before<T>(
     open: impl FnOnce(web::WebState, CancellationToken) -> (JoinHandle<()>, T),
 ) -> Result<(RunningDaemon, T), DaemonError> {
     use_ring();
+    let doors = Doors::open(&config.doors)?;
     let otlp = Listeners::bind(config.otlp).await;
     let otlp = otlp.map_err(|(address, cause)| DaemonError::ListenOtlp { address, cause })?;
     let otlp_addresses = otlp.addresses();
@@ -132,7 +134,7 @@ async fn start_before<T>(
 
     let pollers = CancellationToken::new();
     let services = config.settings.services.iter().map(|s| s.name.clone());
-    let otlp = otlp.serve(
+    let otlp = otlp.with_doors(doors.clone()).serve(
         services.collect(),
         samples.clone(),
         health.clone(),
@@ -147,8 +149,10 @@ async fn start_before<T>(
     let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names)
         .with_series(reader)
         .with_effects(effects.subscribe())
-        .with_pushes(pushers.health());
+        .with_pushes(pushers.health())
+        .with_doors(doors.clone());
     let web_stop = CancellationToken::new();
+    tokio::spawn(doors.watch(web_stop.clone()));
     let (web, opened) = open(state, web_stop.clone());
 
     let core = Core {

@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 
+pub mod listen;
 pub mod observe;
 
 pub mod sample;

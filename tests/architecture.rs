@@ -41,7 +41,7 @@ const TESTS: &str = "#[cfg(test)]";
 
 /// The rooms around the engine, which know it and which it does not know.
 const ROOMS: &[&str] = &[
-    "capture", "cli", "config", "daemon", "demo", "eval", "expose", "observe", "replay",
+    "capture", "cli", "config", "daemon", "demo", "eval", "expose", "listen", "observe", "replay",
 ];
 
 #[test]

@@ -3,22 +3,20 @@
 //! Names are unique and fit to be label values, references lead somewhere,
 //! connection strings are whole, passwords are read.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::alertmanager;
 use super::dsn::{self, Dsn, DsnError, Kind};
 use super::problem::{Problems, Show, nearest};
 use super::reader::{Environment, Text};
 use super::shape::{self, File};
 use super::{
-    Config, DEFAULT_LISTEN, HistoryConfig, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig,
-    password, scrape,
+    Config, HistoryConfig, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig, password, scrape,
 };
+use super::{alertmanager, listener};
 use crate::engine::settings::{LockKey, NamedLock, Pooler, Service, Settings};
-use crate::observe::otlp::OtlpConfig;
 
 /// Long enough for any name that people give a server, short enough for a
 /// label value.
@@ -34,12 +32,7 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
         environment,
         problems,
     };
-    let listen = checker.listen(file.listen.as_ref());
-    let otlp = OtlpConfig {
-        grpc_listen: checker.otlp("grpc_listen", file.otlp.grpc_listen.as_ref()),
-        http_listen: checker.otlp("http_listen", file.otlp.http_listen.as_ref()),
-    };
-    checker.same_address(listen, &file.otlp, otlp);
+    let listeners = listener::check(&file.server, &file.otlp, problems);
     let telemetry_endpoint = checker.endpoint(file.telemetry_endpoint.as_ref());
     let postgres = checker.postgres(&file.postgres);
     let targets: Vec<String> = names(&file.postgres);
@@ -65,8 +58,9 @@ pub(super) fn check(file: File, environment: Environment<'_>, problems: &Problem
     };
     Config {
         path: None,
-        listen,
-        otlp,
+        listen: listeners.listen,
+        otlp: listeners.otlp,
+        doors: listeners.doors,
         telemetry_endpoint,
         alertmanager,
         postgres,
@@ -86,68 +80,6 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn report(&self, text: &Text, message: impl Into<String>) {
         self.problems.at(text.span.clone(), Show::Span, message);
-    }
-
-    fn listen(&self, text: Option<&Text>) -> SocketAddr {
-        let Some(text) = text else {
-            return DEFAULT_LISTEN;
-        };
-        let Ok(listen) = text.value.parse::<SocketAddr>() else {
-            let message = "\"listen\" must be an address with a port, such as \"127.0.0.1:9899\" or \"[::1]:9899\"";
-            self.report(text, message);
-            return DEFAULT_LISTEN;
-        };
-        if !listen.ip().is_loopback() {
-            self.problems.warn(format!(
-                "[server] listen = \"{}\" is open to the network and this version asks for no password: \
-                 keep it behind a firewall, or listen on 127.0.0.1",
-                text.written
-            ));
-        }
-        listen
-    }
-
-    /// A listener of `[otlp]`; off when it is not there.
-    fn otlp(&self, key: &str, text: Option<&Text>) -> Option<SocketAddr> {
-        let text = text?;
-        let Ok(listen) = text.value.parse::<SocketAddr>() else {
-            self.report(
-                text,
-                format!(
-                    "\"{key}\" must be an address with a port, such as \"127.0.0.1:4317\" or \"[::1]:4317\""
-                ),
-            );
-            return None;
-        };
-        if !listen.ip().is_loopback() {
-            self.problems.warn(format!(
-                "[otlp] {key} = \"{}\" is open to the network and asks for no password: who reaches it \
-                 can tell of traffic that never was; keep it behind a firewall",
-                text.written
-            ));
-        }
-        Some(listen)
-    }
-
-    /// Two listeners cannot have one address. Port 0 is another one each time.
-    fn same_address(&self, listen: SocketAddr, written: &shape::Otlp, otlp: OtlpConfig) {
-        let listeners = [
-            (&written.grpc_listen, otlp.grpc_listen, vec![listen]),
-            (
-                &written.http_listen,
-                otlp.http_listen,
-                otlp.grpc_listen.into_iter().chain([listen]).collect(),
-            ),
-        ];
-        for (text, address, others) in listeners {
-            if let (Some(text), Some(address)) = (text, address)
-                && address.port() != 0
-                && others.contains(&address)
-            {
-                let message = "another listener of this file has this address; give each its own";
-                self.report(text, message);
-            }
-        }
     }
 
     /// The base address of an OTLP receiver.

@@ -7,6 +7,7 @@
 mod alertmanager;
 mod check;
 mod dsn;
+mod listener;
 mod password;
 mod problem;
 mod reader;
@@ -26,6 +27,7 @@ pub use problem::{ConfigError, ConfigErrors, Place};
 pub use scrape::{Credentials, ScrapeConfig, Secret};
 
 use crate::engine::Settings;
+use crate::listen::DoorsConfig;
 use crate::observe::otlp::OtlpConfig;
 use dsn::Kind;
 use problem::{Problems, Show};
@@ -53,6 +55,8 @@ pub struct Config {
     pub path: Option<PathBuf>,
     pub listen: SocketAddr,
     pub otlp: OtlpConfig,
+    /// Who may come in at those addresses.
+    pub doors: DoorsConfig,
     /// Base address of the OTLP receiver for our own traces; `None`: there are
     /// none.
     pub telemetry_endpoint: Option<String>,
@@ -173,6 +177,7 @@ impl Config {
             path: None,
             listen: DEFAULT_LISTEN,
             otlp: OtlpConfig::default(),
+            doors: DoorsConfig::default(),
             telemetry_endpoint: None,
             alertmanager: AlertmanagerConfig::default(),
             postgres: vec![PostgresConfig {
@@ -240,11 +245,27 @@ mod tests {
             .map(|line| format!("{line}\n"))
             .collect::<String>()
             .replace("/run/secrets/snowpit", &password.display().to_string())
+            .replace("/etc/snowpit", &directory.display().to_string())
+    }
+
+    /// The files of TLS that the example names.
+    fn certificates(directory: &Path) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let certificate = parameters.self_signed(&key).unwrap().pem();
+        for (name, text) in [
+            ("server.pem", &certificate),
+            ("clients.pem", &certificate),
+            ("server.key", &key.serialize_pem()),
+        ] {
+            fs::write(directory.join(name), text).unwrap();
+        }
     }
 
     #[test]
     fn the_example_shows_every_key_that_the_reader_knows() {
         let directory = tempfile::tempdir().unwrap();
+        certificates(directory.path());
         let text = uncommented_example(directory.path());
         let problems = Problems::default();
         let (config, absent) = read(&text, &|_| None, &problems);

@@ -250,7 +250,7 @@ fn excerpt(before: &str, marked: &str, after: &str, show: Show) -> (String, (usi
 /// A line that could not be parsed: its value is hidden when its key sounds
 /// like a secret, or when it looks like a URL with a password.
 fn excerpt_of_bad_syntax(before: &str, marked: &str, after: &str) -> (String, (usize, usize)) {
-    const SECRET: [&str; 6] = ["pas", "pw", "secret", "token", "dsn", "://"];
+    const SECRET: [&str; 8] = ["pas", "pw", "secret", "token", "users", "$2", "dsn", "://"];
     let line = printable(&format!("{before}{marked}{after}"));
     let lower = line.to_lowercase();
     let at = before.chars().count();

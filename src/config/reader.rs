@@ -115,6 +115,29 @@ impl<'a> Table<'a> {
         self.texts(key).unwrap_or_default()
     }
 
+    /// `{ name = "…", … }`: each name, where it stands, and its string.
+    pub(super) fn named_texts(&self, key: &'static str) -> Vec<(String, Range<usize>, Text)> {
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        let DeValue::Table(entries) = value.get_ref() else {
+            let expected = format!("a table, such as {key} = {{ name = \"…\" }}");
+            self.mismatch(key, value.span(), &expected, value.get_ref());
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for (name, value) in entries.iter() {
+            match value.get_ref() {
+                DeValue::String(written) => {
+                    let text = self.expand(written, value.span());
+                    texts.extend(text.map(|text| (name.get_ref().to_string(), name.span(), text)));
+                }
+                other => self.mismatch(key, value.span(), "a table of strings", other),
+            }
+        }
+        texts
+    }
+
     pub(super) fn boolean(&self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.value(key) else {
             return default;

@@ -4,8 +4,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::alertmanager;
 use super::reader::{Table, Text};
+use super::{alertmanager, listener};
 use crate::engine::settings::{
     ConnectionAvalanche, ConnectionHeadroom, ConnectionLeak, Detect, ExcessiveLatency, GhostWaiter,
     HiddenDeadlock, IdleInTransaction, LockPileup, MigrationBlocked, OrphanedAdvisoryLock,
@@ -54,14 +54,14 @@ const LEAK_WINDOWS: std::ops::RangeInclusive<Duration> =
 
 /// The whole file.
 pub(super) struct File {
-    pub(super) listen: Option<Text>,
+    pub(super) server: listener::Server,
     pub(super) postgres: Vec<Source>,
     pub(super) pgbouncer: Vec<Source>,
     pub(super) poolers: Poolers,
     pub(super) services: Vec<Service>,
     pub(super) locks: Vec<Lock>,
     pub(super) history: History,
-    pub(super) otlp: Otlp,
+    pub(super) otlp: listener::Otlp,
     pub(super) telemetry_endpoint: Option<Text>,
     pub(super) alertmanager: alertmanager::Section,
     pub(super) detect: Detect,
@@ -119,12 +119,6 @@ pub(super) struct History {
     pub(super) capture: bool,
 }
 
-/// `[otlp]`
-pub(super) struct Otlp {
-    pub(super) grpc_listen: Option<Text>,
-    pub(super) http_listen: Option<Text>,
-}
-
 /// `[[advisory_lock]]`
 pub(super) struct Lock {
     pub(super) key: Option<(Vec<i64>, Range<usize>)>,
@@ -135,14 +129,14 @@ pub(super) struct Lock {
 /// Reads every table of the file.
 pub(super) fn read(root: Table<'_>) -> File {
     let file = File {
-        listen: read_server(root.child("server")),
+        server: listener::read_server(root.child("server")),
         postgres: each(&root, "postgres", |table| read_source(table, false)),
         pgbouncer: each(&root, "pgbouncer", |table| read_source(table, true)),
         poolers: read_poolers(root.child("poolers")),
         services: each(&root, "service", read_service),
         locks: each(&root, "advisory_lock", read_lock),
         history: read_history(root.child("history")),
-        otlp: read_otlp(root.child("otlp")),
+        otlp: listener::read_otlp(root.child("otlp")),
         telemetry_endpoint: read_telemetry(root.child("telemetry")),
         alertmanager: alertmanager::read(root.child("alertmanager")),
         detect: read_detect(root.child("detect")),
@@ -154,13 +148,6 @@ pub(super) fn read(root: Table<'_>) -> File {
 
 fn each<T>(root: &Table<'_>, key: &'static str, read: impl Fn(Table<'_>) -> T) -> Vec<T> {
     root.children(key).into_iter().map(read).collect()
-}
-
-fn read_server(table: Table<'_>) -> Option<Text> {
-    let listen = table.text("listen");
-    table.unsupported(&["tls", "users", "bearer_token_file"]);
-    table.finish();
-    listen
 }
 
 fn read_source(table: Table<'_>, has_target: bool) -> Source {
@@ -227,15 +214,6 @@ fn read_history(table: Table<'_>) -> History {
     };
     table.finish();
     history
-}
-
-fn read_otlp(table: Table<'_>) -> Otlp {
-    let otlp = Otlp {
-        grpc_listen: table.text("grpc_listen"),
-        http_listen: table.text("http_listen"),
-    };
-    table.finish();
-    otlp
 }
 
 fn read_telemetry(table: Table<'_>) -> Option<Text> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::expose::history::DirectoryError;
 use crate::expose::journal::JournalError;
+use crate::listen::AccessErrors;
 use crate::observe::PollError;
 use crate::telemetry::TelemetryError;
 
@@ -17,6 +18,8 @@ pub enum DaemonError {
         // In the sentence already: not `source`, or it is told twice.
         cause: std::io::Error,
     },
+    #[error("nobody can be let in: {0}")]
+    Access(#[from] AccessErrors),
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(transparent)]

@@ -24,6 +24,7 @@ use crate::config::{
 };
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
+use crate::listen::DoorsConfig;
 use crate::observe::otlp::OtlpConfig;
 
 /// Names that incidents are expected to carry.
@@ -210,6 +211,7 @@ impl Stage {
             warnings: Vec::new(),
             listen,
             otlp: OtlpConfig::default(),
+            doors: DoorsConfig::default(),
             telemetry_endpoint: None,
             alertmanager: AlertmanagerConfig::default(),
             postgres: vec![PostgresConfig {

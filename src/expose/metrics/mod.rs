@@ -6,6 +6,7 @@
 //! everything exported.
 
 mod connections;
+mod doors;
 mod format;
 mod history;
 mod incidents;
@@ -19,6 +20,7 @@ mod self_health;
 pub mod table;
 mod text;
 
+pub use doors::put_doors;
 pub use format::Format;
 pub use history::put_history;
 pub use page::{Buckets, Family, LABEL_CHARS, Metric, Page, Type, Value};

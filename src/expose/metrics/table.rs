@@ -67,6 +67,24 @@ metrics! {
     ALERTMANAGER_FAILURES = Counter "snowpit_alertmanager_failures_total"
         ["alertmanager", "reason"]
         "Requests with alerts that were not: connect, timeout, tls, rejected, error";
+    HTTP_CONNECTIONS = Gauge "snowpit_http_connections"
+        ["listener"]
+        "Connections to our own listeners: server, otlp_grpc, otlp_http";
+    HTTP_CONNECTIONS_REFUSED = Counter "snowpit_http_connections_refused_total"
+        ["listener", "reason"]
+        "Connections that were not served: full, address (all its places are at work), displaced (gave way to a newer one), slow_head, slow_handshake, handshake";
+    HTTP_REQUESTS_REFUSED = Counter "snowpit_http_requests_refused_total"
+        ["listener", "reason"]
+        "Requests told to come again later: slowed (after a wrong password), login_busy, api_busy";
+    AUTH_FAILURES = Counter "snowpit_auth_failures_total"
+        ["listener"]
+        "Requests with a wrong user, password or token";
+    TLS_CERTIFICATE_EXPIRY = Gauge "snowpit_tls_certificate_expiry_timestamp_seconds"
+        ["listener"]
+        "When the certificate in use is no longer valid, unix time";
+    ACCESS_RELOAD_FAILURES = Counter "snowpit_access_reload_failures_total"
+        ["listener"]
+        "Changed certificates, keys or tokens that could not be taken up; the ones before stay in use";
     ENGINE_TICK = Histogram "snowpit_engine_tick_seconds"
         []
         "Time that the engine takes for one sample";

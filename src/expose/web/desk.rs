@@ -16,14 +16,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 
 use super::{WebState, events, router};
-
-/// The handlers as a listener takes them.
-pub(super) type Handlers = TowerToHyperService<Router>;
+use crate::listen::Doors;
 
 /// Where somebody in this process asks.
 #[derive(Debug, Clone)]
 pub struct Desk {
-    handlers: Handlers,
+    handlers: TowerToHyperService<Router>,
 }
 
 /// An answer, read whole.
@@ -33,20 +31,22 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Opens the interface without a listener, until the token is cancelled.
+/// Opens the interface without a listener, until the token is cancelled. Who is
+/// in this process need not log in.
 pub fn open(state: WebState, stop: &CancellationToken) -> Desk {
+    let router = followed(state.with_doors(Doors::default()), stop);
     Desk {
-        handlers: handlers(state, stop),
+        handlers: TowerToHyperService::new(router),
     }
 }
 
 /// The handlers, and the task that tells them of changes.
-pub(super) fn handlers(mut state: WebState, stop: &CancellationToken) -> Handlers {
+pub(super) fn followed(mut state: WebState, stop: &CancellationToken) -> Router {
     let effects = state.effects.take();
     let state = Arc::new(state);
     // It ends the streams of events at shutdown, which no one else would.
     tokio::spawn(events::follow(Arc::clone(&state), effects, stop.clone()));
-    TowerToHyperService::new(router(state))
+    router(state)
 }
 
 impl Desk {

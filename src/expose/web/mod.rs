@@ -10,6 +10,7 @@ mod changes;
 mod desk;
 mod error;
 mod events;
+mod gate;
 mod incidents;
 mod kept;
 mod now;
@@ -17,7 +18,6 @@ mod routes;
 pub mod runbooks;
 mod series;
 mod serve;
-mod stalled;
 mod status;
 mod targets;
 
@@ -37,6 +37,7 @@ use crate::engine::incident::Effect;
 use crate::expose::alertmanager::PushHealth;
 use crate::expose::history::SeriesReader;
 use crate::expose::metrics::{self, EngineTicks, Format, Page};
+use crate::listen::Doors;
 use crate::observe::health::Health;
 use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
@@ -45,6 +46,7 @@ use changes::Changes;
 pub use desk::{Answer, Desk, open};
 use error::ApiError;
 use events::Hub;
+use gate::Answers;
 use kept::Kept;
 pub use serve::serve;
 
@@ -63,6 +65,8 @@ pub struct WebState {
     changes: Changes,
     pushes: PushHealth,
     kept: Kept,
+    answers: Answers,
+    doors: Doors,
     started_at: UnixSeconds,
 }
 
@@ -87,6 +91,8 @@ impl WebState {
             hub: Hub::new((started_at * 1e3) as u64),
             changes: Changes::default(),
             kept: Kept::default(),
+            answers: Answers::default(),
+            doors: Doors::default(),
             started_at,
             pushes: PushHealth::default(),
         }
@@ -113,6 +119,13 @@ impl WebState {
         self
     }
 
+    /// Who may come in; without, everybody.
+    #[must_use]
+    pub fn with_doors(mut self, doors: Doors) -> Self {
+        self.doors = doors;
+        self
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
@@ -128,6 +141,28 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(status::ready))
+        .merge(api(&state))
+        .route("/runbooks/{name}", get(runbooks::one))
+        .fallback(|| async {
+            ApiError::not_found("there is nothing at this path; / lists what is")
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD are answered here",
+            )
+        })
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            gate::admit,
+        ))
+        .layer(middleware::from_fn(harden))
+        .with_state(state)
+}
+
+/// What takes work to answer.
+fn api(state: &Arc<WebState>) -> Router<Arc<WebState>> {
+    Router::new()
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/now", get(now::answer))
         .route("/api/v1/targets", get(targets::list))
@@ -139,18 +174,10 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/api/v1/series", get(series::series))
         .route("/api/v1/advisory-locks", get(api::advisory_locks))
         .route("/api/v1/routes", get(routes::list))
-        .route("/runbooks/{name}", get(runbooks::one))
-        .fallback(|| async {
-            ApiError::not_found("there is nothing at this path; / lists what is")
-        })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD are answered here",
-            )
-        })
-        .layer(middleware::from_fn(harden))
-        .with_state(state)
+        .route_layer(middleware::from_fn_with_state(
+            Arc::clone(state),
+            gate::one_of_few,
+        ))
 }
 
 async fn metrics_page(
@@ -169,6 +196,7 @@ async fn metrics_page(
     metrics::put_engine(&mut page, &state.ticks);
     metrics::put_sources(&mut page, &state.health.snapshot());
     metrics::put_pushes(&mut page, &state.pushes);
+    metrics::put_doors(&mut page, &state.doors);
     metrics::put_losses(&mut page, &state.health.losses());
     let snapshot = state.snapshot();
     metrics::put_rejections(

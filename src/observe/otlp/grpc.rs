@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
@@ -18,13 +19,14 @@ use tonic::{Code, Status};
 use super::answer;
 use super::receiver::{Encoding, Signal};
 use super::worker::{BODY_LIMIT, Body, Failure, Intake, Place};
+use crate::listen::{Denied, Door, Origin};
 
 /// How long a call may take, its message included. Exporters give up after ten
 /// seconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every method of the listener.
-pub fn router(intake: Intake) -> Router {
+pub fn router(intake: Intake, door: Door) -> Router {
     const SERVICES: &str = "/opentelemetry.proto.collector";
     Router::new()
         .route(
@@ -39,7 +41,23 @@ pub fn router(intake: Intake) -> Router {
             let message = "only MetricsService/Export and TraceService/Export of OTLP are here";
             Status::unimplemented(message).into_http::<tonic::body::Body>()
         })
+        .layer(middleware::from_fn_with_state(door, admit))
         .with_state(intake)
+}
+
+/// Lets in who has the right user, password or token.
+async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let origin = request.extensions().get::<Origin>().copied();
+    let Err(denied) = door.admit(request.headers(), origin).await else {
+        return next.run(request).await;
+    };
+    let code = match denied {
+        Denied::Missing(_) | Denied::Wrong(_) => Code::Unauthenticated,
+        // With the word that tells an exporter to try again.
+        Denied::Slowed(_) | Denied::Busy => Code::Unavailable,
+    };
+    let status = Status::new(code, denied.to_string());
+    status.into_http::<tonic::body::Body>().into_response()
 }
 
 async fn metrics(State(intake): State<Intake>, request: Request) -> Response {

@@ -11,6 +11,7 @@ use axum::body::Body as HttpBody;
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use prost::Message;
@@ -19,17 +20,33 @@ use super::answer::{self, Status};
 use super::outcome::Outcome;
 use super::receiver::{Encoding, Signal};
 use super::worker::{self, BODY_LIMIT, Body, Failure, Intake};
+use crate::listen::{Door, Origin};
 
 /// How long a body may take to come. Exporters give up after ten seconds.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Every path of the listener.
-pub fn router(intake: Intake) -> Router {
+pub fn router(intake: Intake, door: Door) -> Router {
     Router::new()
         .route("/v1/metrics", post(metrics))
         .route("/v1/traces", post(traces))
         .fallback(|| async { (StatusCode::NOT_FOUND, "POST to /v1/metrics or /v1/traces\n") })
+        .layer(middleware::from_fn_with_state(door, admit))
         .with_state(intake)
+}
+
+/// Lets in who has the right user, password or token.
+async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let origin = request.extensions().get::<Origin>().copied();
+    let Err(denied) = door.admit(request.headers(), origin).await else {
+        return next.run(request).await;
+    };
+    let encoding = encoding(request.headers()).unwrap_or(Encoding::Protobuf);
+    let mut response = refuse(encoding, denied.status(), &denied.to_string());
+    for (name, value) in denied.headers() {
+        response.headers_mut().append(name, value);
+    }
+    response
 }
 
 async fn metrics(State(intake): State<Intake>, request: Request) -> Response {

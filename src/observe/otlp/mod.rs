@@ -7,7 +7,8 @@
 //! http ─┘                           json ─────┘          points ────────┘
 //! ```
 //!
-//! Transport is in `grpc`, `http`, `listen` and `worker`; all the rest is pure.
+//! Transport is in `grpc`, `http` and `worker`, behind the doors of
+//! [`crate::listen`]; all the rest is pure.
 //! Invariants: what comes in is bounded by size, number and rate, before and
 //! after it is unpacked; what is refused is counted by reason and told to the
 //! sender; a fault in one span or point costs that one only.
@@ -19,7 +20,6 @@ mod grpc;
 mod http;
 mod join;
 mod json;
-mod listen;
 mod names;
 mod outcome;
 mod points;
@@ -36,15 +36,35 @@ pub use receiver::{BadBody, Encoding, Receiver, Signal};
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::listen::{self, Doors, Listener, Protocol, Rules};
 use crate::observe::health::Health;
 use crate::sample::Sample;
-use listen::Protocol;
+
+/// An exporter in each of a few hundred processes keeps a connection, and those
+/// of one machine come from one address. It may idle for longer than the usual
+/// export intervals, a minute at most.
+const RULES: Rules = Rules {
+    protocol: Protocol::Http,
+    connections: 512,
+    per_address: 400,
+    first_head: Duration::from_secs(10),
+    idle: Duration::from_secs(75),
+    grace: Duration::from_secs(2),
+};
+
+/// An exporter may open its connection long before its first call.
+const GRPC_RULES: Rules = Rules {
+    protocol: Protocol::Grpc,
+    first_head: Duration::from_secs(75),
+    ..RULES
+};
 
 /// Addresses to listen at; `None` where a listener is off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,6 +78,7 @@ pub struct OtlpConfig {
 pub struct Listeners {
     grpc: Option<TcpListener>,
     http: Option<TcpListener>,
+    doors: Doors,
 }
 
 impl Listeners {
@@ -76,7 +97,15 @@ impl Listeners {
         Ok(Self {
             grpc: bind(config.grpc_listen).await?,
             http: bind(config.http_listen).await?,
+            doors: Doors::default(),
         })
+    }
+
+    /// Who may come in; without, everybody.
+    #[must_use]
+    pub fn with_doors(mut self, doors: Doors) -> Self {
+        self.doors = doors;
+        self
     }
 
     /// Where they are, the ports chosen by the system included.
@@ -104,17 +133,15 @@ impl Listeners {
         let (intake, worker) = worker::start(&services, samples, &health);
         let tasks = TaskTracker::new();
         if let Some(listener) = self.grpc {
-            let router = grpc::router(intake.clone());
-            tasks.spawn(listen::serve(
-                listener,
-                Protocol::Grpc,
-                router,
-                stop.clone(),
-            ));
+            let door = self.doors.door(Listener::OtlpGrpc);
+            let router = grpc::router(intake.clone(), door.clone());
+            let stop = stop.clone();
+            tasks.spawn(listen::serve(listener, router, GRPC_RULES, door, stop));
         }
         if let Some(listener) = self.http {
-            let router = http::router(intake.clone());
-            tasks.spawn(listen::serve(listener, Protocol::Http, router, stop));
+            let door = self.doors.door(Listener::OtlpHttp);
+            let router = http::router(intake.clone(), door.clone());
+            tasks.spawn(listen::serve(listener, router, RULES, door, stop));
         }
         tasks.close();
         tasks.wait().await;
