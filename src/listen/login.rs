@@ -147,10 +147,11 @@ impl Login {
         origin: Origin,
         mark: &Mark,
     ) -> Result<bool, Denied> {
-        let leave = self.brakes(|brakes| brakes.leave(origin, Instant::now()));
+        let now = Instant::now();
+        let leave = self.brakes(|brakes| brakes.leave(origin, now));
         match leave {
-            Leave::Try => Ok(credentials.recent.has(mark)),
-            Leave::Known(_) if credentials.recent.has(mark) => Ok(true),
+            Leave::Try => Ok(credentials.recent.has(mark, now)),
+            Leave::Known(_) if credentials.recent.has(mark, now) => Ok(true),
             Leave::Known(wait) | Leave::Wait(wait) => {
                 self.brakes(|brakes| brakes.early(origin));
                 Err(Denied::Slowed(wait))
@@ -190,7 +191,7 @@ impl Login {
         let checked = tokio::task::spawn_blocking(move || {
             let right = known.are(&given);
             if right {
-                known.recent.add(mark);
+                known.recent.add(mark, Instant::now());
             } else {
                 lock(&brakes).wrong(origin, Instant::now());
             }

@@ -24,23 +24,23 @@ const MAX: usize = 1024;
 pub(super) struct Recent(Mutex<HashMap<Mark, Instant>>);
 
 impl Recent {
-    pub(super) fn has(&self, mark: &Mark) -> bool {
+    pub(super) fn has(&self, mark: &Mark, now: Instant) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.get(mark);
-        at.is_some_and(|at| at.elapsed() < BELIEVED_FOR)
+        at.is_some_and(|at| now - *at < BELIEVED_FOR)
     }
 
-    pub(super) fn add(&self, mark: Mark) {
+    pub(super) fn add(&self, mark: Mark, now: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX && !known.contains_key(&mark) {
-            known.retain(|_, at| at.elapsed() < BELIEVED_FOR);
+            known.retain(|_, at| now - *at < BELIEVED_FOR);
             let oldest = known.iter().min_by_key(|(_, at)| **at);
             let oldest = oldest.map(|(mark, _)| *mark);
             if let Some(oldest) = oldest.filter(|_| known.len() >= MAX) {
                 known.remove(&oldest);
             }
         }
-        known.insert(mark, Instant::now());
+        known.insert(mark, now);
     }
 }
 
@@ -54,16 +54,17 @@ mod tests {
         mark
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn they_are_few_and_forgotten() {
+    #[test]
+    fn they_are_few_and_forgotten() {
         let recent = Recent::default();
+        let mut now = Instant::now();
         for number in 0..MAX + 10 {
-            recent.add(mark(number));
-            tokio::time::advance(Duration::from_micros(1)).await;
+            recent.add(mark(number), now);
+            now += Duration::from_micros(1);
         }
         assert_eq!(recent.0.lock().unwrap().len(), MAX);
-        assert!(!recent.has(&mark(9)) && recent.has(&mark(10)));
-        tokio::time::advance(BELIEVED_FOR).await;
-        assert!(!recent.has(&mark(MAX)));
+        assert!(!recent.has(&mark(9), now) && recent.has(&mark(10), now));
+        now += BELIEVED_FOR;
+        assert!(!recent.has(&mark(MAX), now));
     }
 }
