@@ -20,6 +20,7 @@ use snowpit::engine::traffic::{Traffic, TrafficView};
 use snowpit::expose::alertmanager::PushHealth;
 use snowpit::expose::metrics::{EngineTicks, LABEL_CHARS, table};
 use snowpit::expose::web::{WebState, serve};
+use snowpit::listen::{AccessConfig, Doors, DoorsConfig, Listener, TlsFiles};
 use snowpit::observe::PollError;
 use snowpit::observe::health::Health;
 use snowpit::sample::{
@@ -52,8 +53,10 @@ impl Site {
         ticks.record(Duration::from_micros(300));
         let targets = vec!["main".to_owned(), "second".to_owned()];
         let pushes = PushHealth::new(["alertmanager:9093".to_owned()].into_iter());
-        let state = WebState::new(receiver, health.clone(), ticks, targets).with_pushes(pushes);
         snowpit::observe::tls::use_ring();
+        let state = WebState::new(receiver, health.clone(), ticks, targets)
+            .with_pushes(pushes)
+            .with_doors(doors());
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(serve(listener, state, shutdown.clone()));
         Self {
@@ -88,6 +91,32 @@ impl Site {
         assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
         body
     }
+}
+
+/// Open ones, and OTLP with a certificate.
+fn doors() -> Doors {
+    let files = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let write = |name: &str, text: String| {
+        let path = files.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let tls = TlsFiles {
+        cert_file: write("certificate", parameters.self_signed(&key).unwrap().pem()),
+        key_file: write("key", key.serialize_pem()),
+        client_ca_file: None,
+    };
+    let config = DoorsConfig {
+        otlp: AccessConfig {
+            tls: Some(tls),
+            ..AccessConfig::default()
+        },
+        listeners: vec![Listener::Server, Listener::OtlpGrpc],
+        ..DoorsConfig::default()
+    };
+    Doors::open(&config).unwrap()
 }
 
 fn some(text: &str) -> Option<String> {
@@ -858,21 +887,23 @@ async fn shutdown_ends_the_server_though_a_connection_is_open() {
 }
 
 #[tokio::test]
-async fn idle_connections_are_bounded_and_a_free_place_is_used() {
-    const LIMIT: usize = 700;
+async fn silent_connections_are_bounded_and_keep_nobody_out() {
+    const SILENT: usize = 700;
     let site = full_site().await;
     let address = site.url.trim_start_matches("http://").to_owned();
-    let mut idle = Vec::new();
-    for _ in 0..LIMIT {
-        idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(tokio::net::TcpStream::connect(&address).await.unwrap());
     }
-    let answer = site.get("/-/healthy", "*/*");
-    tokio::pin!(answer);
-    let waited = tokio::time::timeout(Duration::from_millis(500), &mut answer).await;
-    assert!(waited.is_err(), "connection {} was served", LIMIT + 1);
-    idle.pop();
-    let (status, ..) = tokio::time::timeout(Duration::from_secs(5), answer)
-        .await
-        .expect("the place that came free is used");
-    assert_eq!(status, StatusCode::OK);
+    // One after the other, each on a connection of its own.
+    for _ in 0..3 {
+        let answer = tokio::time::timeout(Duration::from_secs(8), site.text());
+        let body = answer.await.expect("before the silent ones are given up");
+        let of = |name: &str| value(&body, name).unwrap();
+        let open = of("snowpit_http_connections{listener=\"server\"}");
+        assert!((2.0..600.0).contains(&open), "{open} open");
+        let displaced =
+            of("snowpit_http_connections_refused_total{listener=\"server\",reason=\"displaced\"}");
+        assert!(displaced >= (SILENT - 600) as f64, "{displaced} displaced");
+    }
 }
