@@ -18,7 +18,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::{Postgres, PostgresOptions, connect};
 use snowpit::engine::locks::graph;
 use snowpit::observe::postgres::PostgresSource;
@@ -201,6 +201,8 @@ fn source(port: u16) -> PostgresSource {
             database: "postgres".into(),
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(10),
         },
         interval: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use snowpit::config::{Config, Dsn, SslMode};
+use snowpit::config::{ChannelBinding, Config, Dsn, SslMode};
 use snowpit::engine::settings::{LockKey, Sensitivity};
 
 fn nothing(_: &str) -> Option<String> {
@@ -282,6 +282,13 @@ fn a_uri_means_what_it_means_to_psql() {
     assert_eq!(dsn.ssl_root_cert.as_deref(), Some(Path::new("/ca.pem")));
     assert_eq!(dsn.connect_timeout, Duration::from_secs(9));
 
+    let certified = "host=h user=u sslcert=/our.pem sslkey=/our.key channel_binding=require";
+    let certified = postgres(certified).unwrap();
+    let files = certified.client_certificate.unwrap();
+    assert_eq!(files.certificate, Path::new("/our.pem"));
+    assert_eq!(files.key, Path::new("/our.key"));
+    assert_eq!(certified.channel_binding, ChannelBinding::Require);
+
     for socket in [
         "postgresql://u@%2Frun%2Fpg/db",
         "postgresql://u@/db?host=/run/pg",
@@ -343,6 +350,14 @@ fn a_bad_dsn_gets_one_sentence() {
         ),
         ("host=h user=u options=-cx", "\"options\" is not supported"),
         ("host=h user=u sslmode=allow", "sslmode must be"),
+        (
+            "host=h user=u channel_binding=on",
+            "channel_binding must be",
+        ),
+        (
+            "host=h user=u sslcert=a.pem",
+            "only one of sslcert and sslkey",
+        ),
         ("host=h user=u connect_timeout=0", "connect_timeout must be"),
         ("host=h hostaddr=1.2.3.4 user=u", "both host and hostaddr"),
         ("host=h", "names no user"),

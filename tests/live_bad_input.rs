@@ -6,7 +6,7 @@ mod situations;
 
 use std::time::Duration;
 
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::{Postgres, PostgresOptions};
 use snowpit::engine::locks::graph::{WaitGraph, build};
 use snowpit::observe::postgres::PostgresSource;
@@ -26,6 +26,8 @@ fn source(port: u16, user: &str) -> PostgresSource {
             database: "postgres".into(),
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(3),
         },
         interval: Duration::from_secs(1),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use snowpit::config::{Dsn, PgbouncerConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PgbouncerConfig, SslMode};
 use snowpit::demo::servers::{
     Alias, PgBouncer, PgBouncerOptions, PoolerAuth, Postgres, PostgresOptions,
 };
@@ -77,6 +77,8 @@ impl Stage {
             database: "pgbouncer".into(),
             ssl_mode: SslMode::Prefer,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(5),
         }
     }
@@ -652,6 +654,8 @@ async fn a_stranger_on_the_port_is_told() {
             database: "pgbouncer".into(),
             ssl_mode,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(5),
         })
         .await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresAuth, PostgresOptions, connect,
 };
@@ -31,6 +31,8 @@ fn dsn(port: u16, user: &str) -> Dsn {
         database: "postgres".into(),
         ssl_mode: SslMode::Prefer,
         ssl_root_cert: None,
+        client_certificate: None,
+        channel_binding: ChannelBinding::Prefer,
         connect_timeout: 3 * SECOND,
     }
 }
@@ -738,93 +740,4 @@ async fn a_restarted_server_is_seen_again_within_five_seconds() {
     );
     stop.cancel();
     task.await.expect("the poller stops when told");
-}
-
-/// Run by the server in its data directory, so that the key is its own.
-const CERTIFICATES: &str = "set -e; \
-    new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2'; \
-    openssl req -x509 $new -subj /CN=ca -keyout ca.key -out ca.crt; \
-    openssl req -x509 $new -subj /CN=stranger -keyout other.key -out other.crt; \
-    openssl req $new -subj /CN=server -keyout server.key -out server.csr; \
-    echo subjectAltName=IP:127.0.0.1 > names; \
-    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.crt; \
-    chmod 600 server.key";
-
-#[tokio::test]
-async fn tls_verifies_what_its_mode_says() {
-    let postgres = server(PostgresOptions::default()).await;
-    let admin = named(&postgres, "admin").await;
-    let program = CERTIFICATES.replace('\'', "''");
-    admin
-        .batch_execute(&format!("COPY (SELECT 1) TO PROGRAM '{program}'"))
-        .await
-        .expect("openssl makes certificates");
-    admin
-        .batch_execute("ALTER SYSTEM SET ssl = on")
-        .await
-        .expect("a setting");
-    admin
-        .batch_execute("SELECT pg_reload_conf()")
-        .await
-        .expect("a reload");
-    let directory = tempfile::tempdir().expect("a directory");
-    for file in ["ca.crt", "other.crt"] {
-        let row = admin
-            .query_one("SELECT pg_read_file($1)", &[&file])
-            .await
-            .expect("a file");
-        std::fs::write(directory.path().join(file), row.get::<_, String>(0)).expect("a file");
-    }
-    let with = |host: &str, ssl_mode, root: Option<&str>| Dsn {
-        host: host.into(),
-        ssl_mode,
-        ssl_root_cert: root.map(|file| directory.path().join(file)),
-        ..dsn(postgres.port(), "postgres")
-    };
-    // The reload is noticed a moment later.
-    for _ in 0..50 {
-        if source_of(with("127.0.0.1", SslMode::Require, None))
-            .look()
-            .await
-            .is_ok()
-        {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    for (host, mode, root) in [
-        ("127.0.0.1", SslMode::Prefer, None),
-        ("localhost", SslMode::Require, None),
-        ("localhost", SslMode::Require, Some("ca.crt")),
-        ("localhost", SslMode::VerifyCa, Some("ca.crt")),
-        ("127.0.0.1", SslMode::VerifyFull, Some("ca.crt")),
-    ] {
-        let mut source = source_of(with(host, mode, root));
-        source
-            .look()
-            .await
-            .unwrap_or_else(|error| panic!("{host} {mode:?} {root:?}: {error}"));
-        let row = admin
-            .query_one(
-                "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'snowpit'",
-                &[],
-            )
-            .await
-            .expect("a row");
-        assert!(row.get::<_, bool>(0), "{mode:?} is encrypted");
-    }
-    for (host, mode, root) in [
-        ("localhost", SslMode::VerifyFull, Some("ca.crt")),
-        ("127.0.0.1", SslMode::Require, Some("other.crt")),
-        ("127.0.0.1", SslMode::VerifyCa, Some("other.crt")),
-        ("127.0.0.1", SslMode::VerifyFull, None),
-        ("127.0.0.1", SslMode::VerifyFull, Some("missing.crt")),
-    ] {
-        let error = failure_of(with(host, mode, root)).await;
-        assert_eq!(
-            error.reason,
-            FailureReason::Tls,
-            "{host} {mode:?} {root:?}: {error}"
-        );
-    }
 }

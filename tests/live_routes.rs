@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::{Postgres, PostgresOptions};
 use snowpit::engine::incident::Cause;
 use snowpit::engine::{Engine, Settings};
@@ -42,6 +42,8 @@ async fn routes_seen(postgres: &Postgres, sessions: usize) -> Vec<String> {
             database: "postgres".into(),
             ssl_mode: SslMode::Prefer,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(3),
         },
         interval: Duration::from_secs(1),

@@ -9,7 +9,7 @@ mod situations;
 
 use std::time::Duration;
 
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::observe::postgres::PostgresSource;
 use tokio::time::Instant;
 
@@ -41,6 +41,8 @@ fn source(port: u16) -> PostgresSource {
             database: "postgres".into(),
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: ChannelBinding::Prefer,
             connect_timeout: Duration::from_secs(3),
         },
         interval: Duration::from_secs(1),

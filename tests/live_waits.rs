@@ -6,7 +6,7 @@ mod situations;
 
 use std::time::Duration;
 
-use snowpit::config::{Dsn, PostgresConfig, SslMode};
+use snowpit::config::{ChannelBinding, Dsn, PostgresConfig, SslMode};
 use snowpit::demo::servers::Postgres;
 use snowpit::engine::locks::RootBlocker;
 use snowpit::engine::locks::graph::{LockGraph, Node, build};
@@ -73,6 +73,8 @@ impl Scene {
                 database: "postgres".into(),
                 ssl_mode: SslMode::Disable,
                 ssl_root_cert: None,
+                client_certificate: None,
+                channel_binding: ChannelBinding::Prefer,
                 connect_timeout: Duration::from_secs(3),
             },
             interval: Duration::from_secs(1),

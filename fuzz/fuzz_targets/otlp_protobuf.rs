@@ -15,13 +15,21 @@ fuzz_target!(|data: &[u8]| {
         for now in [NOW, NOW + 1.0] {
             if let Ok(outcome) = receiver.take(now, signal, Encoding::Protobuf, data) {
                 let told = outcome.accepted + outcome.refused.total();
-                assert!(told <= data.len() as u64 + 1, "{told} of {} bytes", data.len());
+                assert!(
+                    told <= data.len() as u64 + 1,
+                    "{told} of {} bytes",
+                    data.len()
+                );
             }
         }
     }
     let (reports, _) = receiver.flush(NOW + 2.0);
     for report in &reports {
-        assert!(report.until.is_some_and(|until| (until - NOW).abs() < 400.0));
+        assert!(
+            report
+                .until
+                .is_some_and(|until| (until - NOW).abs() < 400.0)
+        );
         assert!((0.0..=301.0).contains(&report.interval));
         for route in &report.routes {
             assert!(!route.route.is_empty() && route.route.chars().count() <= 200);
@@ -31,8 +39,16 @@ fuzz_target!(|data: &[u8]| {
                 route.in_flight.unwrap_or(0.0),
                 route.database_seconds.unwrap_or(0.0),
             ];
-            assert!(figures.iter().all(|f| f.is_finite() && *f >= 0.0), "{route:?}");
-            assert!(route.durations.iter().all(|b| b.count.is_finite() && b.count > 0.0));
+            assert!(
+                figures.iter().all(|f| f.is_finite() && *f >= 0.0),
+                "{route:?}"
+            );
+            assert!(
+                route
+                    .durations
+                    .iter()
+                    .all(|b| b.count.is_finite() && b.count > 0.0)
+            );
         }
     }
 });

@@ -34,7 +34,28 @@ pub struct Dsn {
     pub ssl_mode: SslMode,
     /// PEM file of the authorities to trust; `None`: the system's.
     pub ssl_root_cert: Option<PathBuf>,
+    /// What we show of ourselves to a server that asks for a certificate.
+    pub client_certificate: Option<ClientCertificate>,
+    pub channel_binding: ChannelBinding,
     pub connect_timeout: Duration,
+}
+
+/// libpq's `sslcert` and `sslkey`: PEM files, the certificate with its chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// libpq's `channel_binding`: whether SCRAM has to prove that nobody sits
+/// between us and the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChannelBinding {
+    Disable,
+    /// Where the server offers it.
+    #[default]
+    Prefer,
+    Require,
 }
 
 /// libpq's `sslmode`.
@@ -81,6 +102,12 @@ pub enum DsnError {
     Unsupported { keyword: &'static str },
     #[error("sslmode must be disable, prefer, require, verify-ca or verify-full")]
     SslMode,
+    #[error("channel_binding must be disable, prefer or require")]
+    ChannelBinding,
+    #[error(
+        "the dsn has only one of sslcert and sslkey; give both, PEM files with the certificate and with its key"
+    )]
+    HalfCertificate,
     #[error("connect_timeout must be a whole number of seconds from 1 to 300")]
     ConnectTimeout,
     #[error(
@@ -109,6 +136,9 @@ pub(super) struct Written {
     pub(super) database: Option<String>,
     ssl_mode: SslMode,
     ssl_root_cert: Option<PathBuf>,
+    ssl_cert: Option<PathBuf>,
+    ssl_key: Option<PathBuf>,
+    channel_binding: ChannelBinding,
     connect_timeout: Option<Duration>,
     pub(super) passfile: Option<PathBuf>,
     pub(super) names_application: bool,
@@ -116,7 +146,6 @@ pub(super) struct Written {
 
 /// Keywords of libpq that snowpit does not honour; silence would mislead.
 const UNSUPPORTED: &[&str] = &[
-    "channel_binding",
     "client_encoding",
     "fallback_application_name",
     "gssdelegation",
@@ -136,12 +165,10 @@ const UNSUPPORTED: &[&str] = &[
     "service",
     "ssl_max_protocol_version",
     "ssl_min_protocol_version",
-    "sslcert",
     "sslcertmode",
     "sslcompression",
     "sslcrl",
     "sslcrldir",
-    "sslkey",
     "sslnegotiation",
     "sslpassword",
     "sslsni",
@@ -158,6 +185,9 @@ const SUPPORTED: &[&str] = &[
     "dbname",
     "sslmode",
     "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
     "connect_timeout",
     "application_name",
     "passfile",
@@ -301,6 +331,9 @@ impl Written {
             "sslrootcert" => {
                 self.ssl_root_cert = filled(value).filter(|v| v != "system").map(PathBuf::from);
             }
+            "sslcert" => self.ssl_cert = filled(value).map(PathBuf::from),
+            "sslkey" => self.ssl_key = filled(value).map(PathBuf::from),
+            "channel_binding" => self.channel_binding = ChannelBinding::parse(&value)?,
             "connect_timeout" => self.connect_timeout = Some(parse_timeout(&value)?),
             "application_name" => self.names_application = true,
             "passfile" => self.passfile = filled(value).map(PathBuf::from),
@@ -331,6 +364,14 @@ impl Written {
             .or_else(|| variable("PGUSER"))
             .or_else(|| variable("USER"))
             .ok_or(DsnError::NoUser)?;
+        let client_certificate = match (&self.ssl_cert, &self.ssl_key) {
+            (Some(certificate), Some(key)) => Some(ClientCertificate {
+                certificate: certificate.clone(),
+                key: key.clone(),
+            }),
+            (None, None) => None,
+            _ => return Err(DsnError::HalfCertificate),
+        };
         let (port, database) = match kind {
             Kind::Postgres => (
                 POSTGRES_PORT,
@@ -346,6 +387,8 @@ impl Written {
             database: self.database.clone().unwrap_or(database),
             ssl_mode: self.ssl_mode,
             ssl_root_cert: self.ssl_root_cert.clone(),
+            client_certificate,
+            channel_binding: self.channel_binding,
             connect_timeout: self.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         })
     }
@@ -360,6 +403,17 @@ impl SslMode {
             "verify-ca" => Ok(Self::VerifyCa),
             "verify-full" => Ok(Self::VerifyFull),
             _ => Err(DsnError::SslMode),
+        }
+    }
+}
+
+impl ChannelBinding {
+    fn parse(word: &str) -> Result<Self, DsnError> {
+        match word {
+            "disable" => Ok(Self::Disable),
+            "prefer" => Ok(Self::Prefer),
+            "require" => Ok(Self::Require),
+            _ => Err(DsnError::ChannelBinding),
         }
     }
 }

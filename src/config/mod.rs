@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use alertmanager::{AlertmanagerConfig, AlertmanagerUrl};
-pub use dsn::{Dsn, DsnError, SslMode};
+pub use dsn::{ChannelBinding, ClientCertificate, Dsn, DsnError, SslMode};
 pub use problem::{ConfigError, ConfigErrors, Place};
 pub use scrape::{Credentials, ScrapeConfig, Secret};
 

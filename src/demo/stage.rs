@@ -19,8 +19,8 @@ use super::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, ServerError, connect,
 };
 use crate::config::{
-    AlertmanagerConfig, Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig, PostgresConfig,
-    ScrapeConfig, SslMode,
+    AlertmanagerConfig, ChannelBinding, Config, Credentials, Dsn, HistoryConfig, PgbouncerConfig,
+    PostgresConfig, ScrapeConfig, SslMode,
 };
 use crate::engine::Settings;
 use crate::engine::settings::{Pooler, Service};
@@ -255,6 +255,8 @@ fn dsn(port: u16, database: &str) -> Dsn {
         database: database.into(),
         ssl_mode: SslMode::Disable,
         ssl_root_cert: None,
+        client_certificate: None,
+        channel_binding: ChannelBinding::Prefer,
         connect_timeout: Duration::from_secs(5),
     }
 }

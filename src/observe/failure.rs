@@ -123,6 +123,11 @@ fn io_cause(error: &tokio_postgres::Error) -> Option<&io::Error> {
 
 fn transport(error: &io::Error, dsn: &Dsn, expected: Expected) -> PollError {
     let (host, port, noun) = (&dsn.host, dsn.port, expected.noun());
+    // A server of TLS 1.3 refuses our certificate after the handshake.
+    let alert = error.get_ref().and_then(|e| e.downcast_ref());
+    if let Some(rustls::Error::AlertReceived(_)) = alert {
+        return tls(&one_line(&error.to_string()), dsn, expected);
+    }
     let (reason, message) = match error.kind() {
         ErrorKind::ConnectionRefused => (
             FailureReason::Refused,
@@ -202,6 +207,14 @@ fn handshake(error: &tokio_postgres::Error, dsn: &Dsn, expected: Expected) -> Po
             ),
         );
     }
+    if cause.contains("channel binding") {
+        return PollError::new(
+            FailureReason::Auth,
+            format!(
+                "login to {dsn} failed ({cause}): the server has to offer SCRAM-SHA-256-PLUS over TLS (PgBouncer does not), or take channel_binding=require out of the dsn"
+            ),
+        );
+    }
     if words.contains("authentication") || cause.contains("authentication") {
         return PollError::new(
             FailureReason::Auth,
@@ -237,11 +250,15 @@ fn tls(cause: &str, dsn: &Dsn, expected: Expected) -> PollError {
     if cause.contains("corrupt message") {
         return PollError::new(FailureReason::Protocol, stranger(dsn, expected));
     }
+    // What the server has to say of our certificate comes as an alert.
+    let remedy = if cause.contains("fatal alert") {
+        "check sslcert and sslkey, and the authorities that the server trusts"
+    } else {
+        "check sslmode, sslrootcert and the names in the server's certificate"
+    };
     PollError::new(
         FailureReason::Tls,
-        format!(
-            "TLS with {dsn} failed ({cause}): check sslmode, sslrootcert and the names in the server's certificate"
-        ),
+        format!("TLS with {dsn} failed ({cause}): {remedy}"),
     )
 }
 
@@ -270,6 +287,9 @@ fn refusal(error: &DbError, dsn: &Dsn, expected: Expected) -> PollError {
                 Expected::Pgbouncer => "auth_file and stats_users",
             }
         ),
+        FailureReason::Tls => {
+            format!("{dsn} wants TLS ({text}): use sslmode=require or stronger in the dsn")
+        }
         FailureReason::Refused => {
             format!("{dsn} takes no connections now ({text}): wait until it is up")
         }
@@ -315,6 +335,7 @@ fn of_sqlstate(error: &DbError) -> FailureReason {
         "57014" | "55P03" => FailureReason::Timeout,
         "42501" => FailureReason::Permission,
         _ if text.contains("unsupported startup parameter") => FailureReason::Protocol,
+        _ if text.contains("SSL required") => FailureReason::Tls,
         _ if text.contains("no more connections allowed") => FailureReason::TooManyConnections,
         _ if [
             "no such user",

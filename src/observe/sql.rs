@@ -7,9 +7,11 @@
 //! comments go. The text may be cut anywhere, so a literal that does not end is
 //! swallowed to the end. Pure, and linear in the length of the text.
 //!
-//! One thing cannot be known from the text alone: with
-//! `standard_conforming_strings` off (the default is on since 9.1) a backslash
-//! escapes a quote in a plain literal as well.
+//! Whether a backslash escapes the quote behind it cannot be known from the text
+//! alone: it does in a plain literal with `standard_conforming_strings` off (on
+//! since 9.1, and every session may set it), and in the later lines of an `E''`
+//! literal. So what follows a plain literal that ends in one is dropped, save for
+//! `ESCAPE '\'`, which is no literal of anybody's.
 
 use super::lock_call;
 use crate::sample::LockCall;
@@ -124,9 +126,26 @@ impl Scanner<'_> {
     /// A literal in single quotes behind `prefix` bytes.
     fn literal(&mut self, prefix: usize, escapes: bool) {
         let body = &self.rest[prefix + 1..];
-        let end = quoted_end(body, '\'', escapes).map_or(self.rest.len(), |e| prefix + 1 + e);
-        self.skip(end);
+        let end = quoted_end(body, '\'', escapes).unwrap_or(body.len());
+        let inner = body[..end].strip_suffix('\'').unwrap_or_default();
+        let open = !escapes && ends_in_escape(inner) && !(inner == "\\" && self.after_escape());
+        if open {
+            self.skip(self.rest.len());
+        } else {
+            self.skip(prefix + 1 + end);
+        }
         self.out.push('?');
+    }
+
+    /// Whether the last word was that of `LIKE … ESCAPE`.
+    fn after_escape(&self) -> bool {
+        let out = self.out.trim_end();
+        let before = out.len().checked_sub("escape".len());
+        before.is_some_and(|at| {
+            out.get(at..)
+                .is_some_and(|word| word.eq_ignore_ascii_case("escape"))
+                && !out[..at].ends_with(in_word)
+        })
     }
 
     /// An identifier or keyword, or the letter before a literal.
@@ -219,6 +238,12 @@ fn quoted_end(body: &str, quote: char, escapes: bool) -> Option<usize> {
     None
 }
 
+/// Whether a backslash at the end of `inner` may escape the quote behind it.
+fn ends_in_escape(inner: &str) -> bool {
+    let bare = inner.trim_end_matches('\\');
+    (inner.len() - bare.len()) % 2 == 1
+}
+
 /// Bytes of the comment at the beginning of `text`. Comments nest.
 fn comment_end(text: &str) -> usize {
     let mut depth = 0usize;
@@ -277,6 +302,27 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_a_backslash_before_a_quote_is_not_trusted() {
+        for (given, expected) in [
+            // With standard_conforming_strings off all of it is one literal.
+            (r"select 'a\', secret from t where x = 'b'", "select ?"),
+            (
+                "select E'a'\n'b\\', secret from t where x = 'c'",
+                "select ? ?",
+            ),
+            (r"select 'a\\', b from t", "select ?, b from t"),
+            (
+                r"select a like 'b%' escape '\' and c = 'd'",
+                "select a like ? escape ? and c = ?",
+            ),
+            (r"select a LIKE 'b' ESCAPE '\'", "select a LIKE ? ESCAPE ?"),
+            (r"select my_escape '\' secret", "select my_escape ?"),
+        ] {
+            assert_eq!(redact(given), expected, "{given}");
+        }
+    }
+
+    #[test]
     fn comments_go_and_white_space_shrinks() {
         let given = "/*route='x'*/ select\n\t1 -- secret\n from t /* a /* nested */ secret */ ;";
         assert_eq!(redact(given), "select ? from t ;");
@@ -329,7 +375,8 @@ mod tests {
         (noise, noise, 0..6u8).prop_map(|(before, after, kind)| {
             let inner = format!("{before}SECRET{after}");
             match kind {
-                0 => format!("'{}'", inner.replace('\'', "''")),
+                // One that ends in a backslash hides what follows.
+                0 => format!("'{}.'", inner.replace('\'', "''")),
                 1 => format!("E'{}'", inner.replace('\\', "\\\\").replace('\'', "\\'")),
                 2 => format!("U&'{}'", inner.replace('\\', "").replace('\'', "''")),
                 3 => format!("$q${}$q$", inner.replace('$', "")),

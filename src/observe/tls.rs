@@ -1,11 +1,14 @@
-//! TLS to a server as libpq means it: `sslmode` and `sslrootcert`.
+//! TLS to a server as libpq means it: `sslmode`, `sslrootcert`, `sslcert`,
+//! `sslkey` and `channel_binding`.
 //!
 //! `prefer` and `require` encrypt and trust whoever answers, unless a root
 //! certificate is given, in which case `require` checks the chain as libpq
 //! does; `verify-ca` checks the chain but not the name; `verify-full` checks
-//! both. The cryptography is ring, named here and not taken from a process-wide
+//! both. Certificates and keys are read at every connect, so one that was renewed
+//! is taken without a restart. The cryptography is ring, named here and not taken from a process-wide
 //! default.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,13 +16,13 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{Dsn, SslMode};
+use crate::config::{ChannelBinding, ClientCertificate, Dsn, SslMode};
 use crate::observe::PollError;
 use crate::sample::FailureReason;
 
@@ -32,20 +35,57 @@ pub fn use_ring() {
 }
 
 /// The TLS side of connecting to `dsn`. It is also given for `disable`, where
-/// the driver does not use it; see [`driver_mode`].
+/// the driver does not use it; see [`secure`].
 ///
 /// # Errors
-/// When the root certificates cannot be read.
-pub fn connector(dsn: &Dsn) -> Result<MakeRustlsConnect, PollError> {
+/// When a file with certificates or with the key cannot be read.
+pub async fn connector(dsn: &Dsn) -> Result<MakeRustlsConnect, PollError> {
+    let dsn = dsn.clone();
+    // Files are read, the system's authorities among them.
+    tokio::task::spawn_blocking(move || client_config(&dsn).map(MakeRustlsConnect::new))
+        .await
+        .map_err(|error| broken(&error))?
+}
+
+fn client_config(dsn: &Dsn) -> Result<ClientConfig, PollError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = verifier(dsn, &provider)?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| broken(&error))?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
-    Ok(MakeRustlsConnect::new(config))
+        .with_custom_certificate_verifier(verifier);
+    match &dsn.client_certificate {
+        // Without TLS nobody asks for it.
+        Some(files) if dsn.ssl_mode != SslMode::Disable => {
+            let (chain, key) = client_certificate(files)?;
+            config.with_client_auth_cert(chain, key).map_err(|error| {
+                unusable(
+                    "sslkey",
+                    &files.key,
+                    &format!("it does not fit sslcert ({error})"),
+                )
+            })
+        }
+        _ => Ok(config.with_no_client_auth()),
+    }
+}
+
+/// Our certificate with its chain, and its key, which nobody else may read.
+fn client_certificate(
+    files: &ClientCertificate,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), PollError> {
+    let chain = certificates("sslcert", &files.certificate)?;
+    let refuse = |what: &str| unusable("sslkey", &files.key, what);
+    let about = std::fs::metadata(&files.key).map_err(|error| refuse(&error.to_string()))?;
+    // As libpq: a key of root's may be read by a group.
+    let forbidden = if about.uid() == 0 { 0o027 } else { 0o077 };
+    if about.is_file() && about.mode() & forbidden != 0 {
+        return Err(refuse("others may read it (chmod 600)"));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| refuse(&format!("{error} (a key with a passphrase cannot be used)")))?;
+    Ok((chain, key))
 }
 
 /// TLS to a web server: chain and name are verified against the certificates in
@@ -66,18 +106,23 @@ pub fn web_client(ca_file: Option<&Path>) -> Result<ClientConfig, PollError> {
         .with_no_client_auth())
 }
 
-/// The driver knows three modes; what is verified is the connector's part. TLS
-/// does not go over a unix socket, whatever is asked for, as in libpq.
-pub fn driver_mode(dsn: &Dsn) -> tokio_postgres::config::SslMode {
-    use tokio_postgres::config::SslMode as Driver;
-    if dsn.host.starts_with('/') {
-        return Driver::Disable;
-    }
-    match dsn.ssl_mode {
-        SslMode::Disable => Driver::Disable,
-        SslMode::Prefer => Driver::Prefer,
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Driver::Require,
-    }
+/// What of TLS the driver does itself. It knows three modes; what is verified is
+/// the connector's part. TLS does not go over a unix socket, whatever is asked
+/// for, as in libpq.
+pub fn secure(config: &mut tokio_postgres::Config, dsn: &Dsn) {
+    use tokio_postgres::config::{ChannelBinding as Binding, SslMode as Mode};
+    let mode = match dsn.ssl_mode {
+        _ if dsn.host.starts_with('/') => Mode::Disable,
+        SslMode::Disable => Mode::Disable,
+        SslMode::Prefer => Mode::Prefer,
+        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => Mode::Require,
+    };
+    let binding = match dsn.channel_binding {
+        ChannelBinding::Disable => Binding::Disable,
+        ChannelBinding::Prefer => Binding::Prefer,
+        ChannelBinding::Require => Binding::Require,
+    };
+    config.ssl_mode(mode).channel_binding(binding);
 }
 
 fn verifier(
@@ -105,25 +150,38 @@ fn verifier(
 }
 
 fn roots_of_file(key: &str, file: &Path) -> Result<RootCertStore, PollError> {
-    let problem = |what: String| {
-        PollError::new(
-            FailureReason::Tls,
-            format!(
-                "{key} {}: {what}: give a PEM file with the certificates to trust",
-                file.display()
-            ),
-        )
-    };
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file).map_err(|e| problem(e.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|e| problem(e.to_string()))?;
-        roots.add(certificate).map_err(|e| problem(e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(problem("there is no certificate in it".into()));
+    for certificate in certificates(key, file)? {
+        roots
+            .add(certificate)
+            .map_err(|error| unusable(key, file, &error.to_string()))?;
     }
     Ok(roots)
+}
+
+/// Every certificate in a PEM file, at least one.
+fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, PollError> {
+    let problem = |error: rustls::pki_types::pem::Error| unusable(key, file, &error.to_string());
+    let found: Vec<_> = CertificateDer::pem_file_iter(file)
+        .map_err(problem)?
+        .collect::<Result<_, _>>()
+        .map_err(problem)?;
+    if found.is_empty() {
+        return Err(unusable(key, file, "there is no certificate in it"));
+    }
+    Ok(found)
+}
+
+fn unusable(key: &str, file: &Path, what: &str) -> PollError {
+    let wanted = match key {
+        "sslkey" => "give a PEM file with the key of sslcert",
+        "sslcert" => "give a PEM file with our certificate",
+        _ => "give a PEM file with the certificates to trust",
+    };
+    PollError::new(
+        FailureReason::Tls,
+        format!("{key} {}: {what}: {wanted}", file.display()),
+    )
 }
 
 fn system_roots(key: &str) -> Result<RootCertStore, PollError> {

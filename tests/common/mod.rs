@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod apps;
+pub mod certificates;
 pub mod incidents;
 pub mod pager;
 

@@ -67,7 +67,11 @@ impl Journal {
         }
     }
 
-    fn read(path: &Path, file: impl Read) -> io::Result<Self> {
+    /// Reads what a journal holds; `path` is its name in what is told.
+    ///
+    /// # Errors
+    /// `file` cannot be read. What is in it never is an error.
+    pub fn read(path: &Path, file: impl Read) -> io::Result<Self> {
         let mut reader = BufReader::new(file);
         let mut journal = Self::default();
         // By place in the file, so that order survives the change of a record.

@@ -25,15 +25,15 @@ use crate::sample::{
     ServerSocket,
 };
 
-mod clients;
+pub mod clients;
 pub mod config;
-mod databases;
-mod lists;
-mod pools;
+pub mod databases;
+pub mod lists;
+pub mod pools;
 pub mod rows;
-mod servers;
+pub mod servers;
 pub mod session;
-mod stats;
+pub mod stats;
 
 use rows::{BadCell, Decoded, Row};
 use session::{Session, within};

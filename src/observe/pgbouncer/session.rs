@@ -88,13 +88,13 @@ async fn log_in(dsn: &Dsn) -> Result<Client, PollError> {
         .user(&dsn.user)
         .dbname(&dsn.database)
         .application_name("snowpit")
-        .connect_timeout(dsn.connect_timeout)
-        .ssl_mode(tls::driver_mode(dsn));
+        .connect_timeout(dsn.connect_timeout);
+    tls::secure(&mut config, dsn);
     if let Some(password) = &dsn.password {
         config.password(password);
     }
     let (client, connection) = config
-        .connect(tls::connector(dsn)?)
+        .connect(tls::connector(dsn).await?)
         .await
         .map_err(|error| no_login(error, dsn))?;
     // It ends when the client is dropped, after it has said goodbye; what ends

@@ -82,7 +82,7 @@ impl Session {
     async fn open_unbounded(dsn: &Dsn) -> Result<Self, PollError> {
         let refused = |error| failure::connecting(error, dsn, Expected::Postgres);
         let (client, connection) = driver_config(dsn)
-            .connect(tls::connector(dsn)?)
+            .connect(tls::connector(dsn).await?)
             .await
             .map_err(refused)?;
         let banner = connection.parameter("server_version").unwrap_or_default();
@@ -141,13 +141,13 @@ fn driver_config(dsn: &Dsn) -> Config {
         .dbname(&dsn.database)
         .application_name(APPLICATION)
         .options(options())
-        .ssl_mode(tls::driver_mode(dsn))
         .connect_timeout(dsn.connect_timeout)
         // A peer that vanished without a word is noticed within some 25 s.
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(10));
+    tls::secure(&mut config, dsn);
     if let Some(password) = &dsn.password {
         config.password(password);
     }
