@@ -1,54 +1,56 @@
 //! Wiring only: channels, tasks, shutdown order.
 //!
 //! One bounded channel carries samples from all pollers to the one task that
-//! owns the engine. That task publishes a snapshot for whoever reads and the
-//! effects for whoever follows. Shutdown goes with the data: pollers first,
-//! then the engine, which takes in what was already sent, then the listener.
+//! owns the engine (`core`). That task publishes a snapshot for whoever reads
+//! and the effects for whoever follows. What a reload changes (`sources`, the
+//! pushers) belongs to the task in `reload`. Shutdown goes with the data:
+//! pollers first, then the engine, which takes in what was already sent, then
+//! the listener; all of it within one given time.
 
+mod core;
 mod error;
+mod reload;
+mod sources;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::capture::Recorder;
 use crate::config::Config;
 use crate::engine::incident::{Effect, Event};
+use crate::engine::reconfigured::abandoned;
 use crate::engine::series::millis;
 use crate::engine::{Engine, Snapshot};
-use crate::expose::alertmanager::Pushers;
-use crate::expose::history::{HAND_OVER_EVERY, History, Keeper, Question, SeriesReader};
+use crate::expose::alertmanager::{Prepared, PushHealth, Pushers};
+use crate::expose::history::{History, Keeper, SeriesReader};
 use crate::expose::journal::{Journal, JournalWriter};
 use crate::expose::metrics::EngineTicks;
-use crate::expose::{log, web};
+use crate::expose::web::{self, ReloadHealth, Reloader};
 use crate::listen::Doors;
 use crate::observe::health::Health;
 use crate::observe::otlp::{Listeners, OtlpConfig};
-use crate::observe::pgbouncer::{PgbouncerSource, wake_when_wanted};
-use crate::observe::poll::{Pace, Poller, unix_now};
-use crate::observe::postgres::PostgresSource;
-use crate::observe::scrape::{self, ScrapeSource};
-use crate::observe::supervise::supervise;
+use crate::observe::poll::unix_now;
 use crate::observe::tls::use_ring;
-use crate::sample::Sample;
-use crate::telemetry::{Telemetry, source_of};
+use crate::telemetry::Telemetry;
+use core::{Core, Inboxes};
 pub use error::DaemonError;
+use reload::{Control, names_of_services};
+use sources::Sources;
 
 /// Samples on their way to the engine. Sixty sources at one a second fill it in
 /// ten seconds of a stalled engine; then samples are dropped and counted.
 const SAMPLE_QUEUE: usize = 600;
 /// Effects that a slow follower may lag behind before it loses some.
 const EFFECT_QUEUE: usize = 256;
-/// Samples taken in before a snapshot is published, so that a backlog is worked
-/// off faster than it grows.
-const BATCH: usize = 64;
 /// Questions about series on their way to the engine; who asks beyond that waits.
 const QUESTION_QUEUE: usize = 16;
 
@@ -63,7 +65,10 @@ pub struct RunningDaemon {
     pollers: CancellationToken,
     poller_tasks: TaskTracker,
     engine: JoinHandle<()>,
-    pushers: Pushers,
+    /// Ends the engine when somebody still holds the way to it.
+    engine_stop: CancellationToken,
+    control: JoinHandle<Pushers>,
+    reloader: Reloader,
     listener: CancellationToken,
     web: JoinHandle<()>,
 }
@@ -132,27 +137,30 @@ async fn start_before<T>(
     let (wanted, clients_wanted) = watch::channel(BTreeSet::new());
     let (effects, _) = broadcast::channel(EFFECT_QUEUE);
 
-    let pollers = CancellationToken::new();
-    let services = config.settings.services.iter().map(|s| s.name.clone());
+    let (pollers, poller_tasks) = (CancellationToken::new(), TaskTracker::new());
+    let (services, known_services) = watch::channel(names_of_services(&config));
     let otlp = otlp.with_doors(doors.clone()).serve(
-        services.collect(),
+        known_services,
         samples.clone(),
         health.clone(),
         pollers.clone(),
     );
-    let poller_tasks = start_pollers(&config, samples, &clients_wanted, &health, &pollers);
     poller_tasks.spawn(otlp);
+    let mut sources = Sources::new(samples, clients_wanted, &health, &pollers, &poller_tasks);
 
-    let pushers = Pushers::start(&config.alertmanager, &snapshot)?;
-    let names = config.settings.targets.clone();
+    let pushers = Prepared::new(&config.alertmanager)?.start(&snapshot, PushHealth::default());
+    let (targets, known_targets) = watch::channel(config.settings.targets.clone());
+    let (reloader, requests) = Reloader::new();
+    let reloads = ReloadHealth::default();
     let reader = SeriesReader::new(questions, history);
-    let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), names)
+    let state = web::WebState::new(snapshot.clone(), health, Arc::clone(&ticks), Vec::new())
         .with_series(reader)
         .with_effects(effects.subscribe())
         .with_pushes(pushers.health())
-        .with_doors(doors.clone());
+        .with_doors(doors.clone())
+        .with_reloads(known_targets, reloader.clone(), reloads.clone());
     let web_stop = CancellationToken::new();
-    tokio::spawn(doors.watch(web_stop.clone()));
+    tokio::spawn(doors.clone().watch(web_stop.clone()));
     let (web, opened) = open(state, web_stop.clone());
 
     let core = Core {
@@ -166,7 +174,27 @@ async fn start_before<T>(
         recorder,
         journal,
     };
-    let engine = tokio::spawn(core.run(inbox, asked));
+    let (changes, changed) = mpsc::channel(1);
+    let engine_stop = CancellationToken::new();
+    let engine = tokio::spawn(core.run(Inboxes {
+        samples: inbox,
+        questions: asked,
+        changes: changed,
+        stop: engine_stop.clone(),
+    }));
+    sources.start_missing(&config);
+    let control = Control {
+        config,
+        sources,
+        pushers,
+        changes,
+        snapshot: snapshot.clone(),
+        targets,
+        services,
+        doors,
+        health: reloads,
+    };
+    let control = tokio::spawn(control.run(requests, pollers.clone()));
     let running = RunningDaemon {
         address,
         otlp: otlp_addresses,
@@ -176,7 +204,9 @@ async fn start_before<T>(
         pollers,
         poller_tasks,
         engine,
-        pushers,
+        engine_stop,
+        control,
+        reloader,
         listener: web_stop,
         web,
     };
@@ -214,12 +244,12 @@ fn restore(engine: &mut Engine, writer: &JournalWriter, journal: &Journal, targe
     for (_, incident) in &watched {
         tracing::info!(id = incident.id, "incident is still open");
     }
-    for (key, mut incident) in left {
+    for (key, incident) in left {
         tracing::info!(
             id = incident.id,
             "incident of a target that is not watched any more"
         );
-        incident.resolved_at = Some(now);
+        let incident = abandoned(incident, now);
         writer.offer(&Effect {
             t: now,
             event: Event::Resolved,
@@ -247,172 +277,6 @@ fn start_recorder(config: &Config, health: &Health) -> Result<Option<Recorder>, 
             })
         })
         .transpose()
-}
-
-fn start_pollers(
-    config: &Config,
-    samples: mpsc::Sender<Sample>,
-    clients_wanted: &watch::Receiver<BTreeSet<String>>,
-    health: &Health,
-    stop: &CancellationToken,
-) -> TaskTracker {
-    let tasks = TaskTracker::new();
-    for postgres in &config.postgres {
-        let pace = Pace::new(postgres.interval, postgres.connection.connect_timeout);
-        let (postgres, samples, health) = (postgres.clone(), samples.clone(), health.clone());
-        let start = move || {
-            let source = PostgresSource::new(&postgres);
-            Poller::new(source, pace, samples.clone(), &health)
-        };
-        tasks.spawn(supervise(start, stop.clone()));
-    }
-    for pgbouncer in &config.pgbouncer {
-        let pace = Pace::new(pgbouncer.interval, pgbouncer.connection.connect_timeout);
-        let wake = Arc::new(Notify::new());
-        // Ends with the engine's task, which holds the other end.
-        tokio::spawn(wake_when_wanted(
-            pgbouncer.name.clone(),
-            clients_wanted.clone(),
-            Arc::clone(&wake),
-        ));
-        let (pgbouncer, samples, health) = (pgbouncer.clone(), samples.clone(), health.clone());
-        let wanted = clients_wanted.clone();
-        let start = move || {
-            let source = PgbouncerSource::new(&pgbouncer, wanted.clone());
-            Poller::new(source, pace, samples.clone(), &health).wake_by(Arc::clone(&wake))
-        };
-        tasks.spawn(supervise(start, stop.clone()));
-    }
-    start_scrapes(config, &samples, health, &tasks, stop);
-    tasks.close();
-    tasks
-}
-
-/// A poller for each metrics page. Those of one service share its account.
-fn start_scrapes(
-    config: &Config,
-    samples: &mpsc::Sender<Sample>,
-    health: &Health,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let mut accounts = BTreeMap::new();
-    for page in &config.scrape {
-        let account = accounts
-            .entry(page.service.clone())
-            .or_insert_with(|| scrape::account(&page.service));
-        let account = Arc::clone(account);
-        let pace = Pace {
-            interval: page.interval,
-            timeout: page.timeout,
-        };
-        let (page, samples, health) = (page.clone(), samples.clone(), health.clone());
-        let start = move || {
-            let rejections = health.rejections().clone();
-            let source = ScrapeSource::new(&page, Arc::clone(&account), rejections);
-            Poller::new(source, pace, samples.clone(), &health)
-        };
-        tasks.spawn(supervise(start, stop.clone()));
-    }
-}
-
-/// The task that owns the engine.
-struct Core {
-    engine: Engine,
-    keeper: Option<Keeper>,
-    publish: watch::Sender<Arc<Snapshot>>,
-    wanted: watch::Sender<BTreeSet<String>>,
-    effects: broadcast::Sender<Arc<Effect>>,
-    ticks: Arc<EngineTicks>,
-    telemetry: Telemetry,
-    recorder: Option<Recorder>,
-    journal: Option<JournalWriter>,
-}
-
-impl Core {
-    async fn run(
-        mut self,
-        mut inbox: mpsc::Receiver<Sample>,
-        mut questions: mpsc::Receiver<Question>,
-    ) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut hand_over = tokio::time::interval(HAND_OVER_EVERY);
-        loop {
-            tokio::select! {
-                taken = inbox.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 {
-                        break;
-                    }
-                    for sample in batch.drain(..) {
-                        self.apply(sample);
-                    }
-                    self.publish();
-                }
-                Some(question) = questions.recv() => self.answer(question),
-                _ = hand_over.tick() => {
-                    if let Some(keeper) = &self.keeper {
-                        keeper.hand_over(&mut self.engine);
-                    }
-                }
-            }
-        }
-        if let Some(recorder) = self.recorder {
-            recorder.finish().await;
-        }
-        if let Some(journal) = self.journal {
-            journal.finish().await;
-        }
-        if let Some(keeper) = self.keeper {
-            keeper.finish(&mut self.engine).await;
-        }
-    }
-
-    fn publish(&self) {
-        let snapshot = self.engine.snapshot();
-        self.wanted.send_if_modified(|wanted| {
-            let changed = *wanted != snapshot.clients_wanted;
-            if changed {
-                wanted.clone_from(&snapshot.clients_wanted);
-            }
-            changed
-        });
-        self.publish.send_replace(Arc::new(snapshot));
-    }
-
-    fn answer(&self, question: Question) {
-        let Question {
-            selector,
-            from,
-            to,
-            answer,
-        } = question;
-        // Who asked may have gone.
-        let _ = answer.send(self.engine.series(&selector, from, to));
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "measures the engine from outside"
-    )]
-    fn apply(&mut self, sample: Sample) {
-        if let Some(recorder) = &self.recorder {
-            recorder.offer(&sample);
-        }
-        let source = source_of(&sample.report);
-        let (at, began) = (unix_now(), std::time::Instant::now());
-        let effects = self.engine.apply(sample);
-        let took = began.elapsed();
-        self.ticks.record(took);
-        self.telemetry.tick(source, at, took, &effects);
-        for effect in effects {
-            log::incident(&effect);
-            if let Some(journal) = &self.journal {
-                journal.offer(&effect);
-            }
-            // Nobody following is no error.
-            let _ = self.effects.send(Arc::new(effect));
-        }
-    }
 }
 
 impl RunningDaemon {
@@ -447,32 +311,63 @@ impl RunningDaemon {
         DaemonError::Ended(room)
     }
 
-    /// Stops in the order of the data and waits, at most `grace` for each room.
+    /// Has the configuration read again, see [`Reloader::reload`].
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
+    /// Stops in the order of the data, and is back within `grace`: who is not
+    /// done with its part of that time goes on without being waited for.
     pub async fn shutdown(self, grace: Duration) {
+        let began = Instant::now();
+        let by = |part: f64| began + grace.mul_f64(part);
         self.pollers.cancel();
-        if tokio::time::timeout(grace, self.poller_tasks.wait())
-            .await
-            .is_err()
-        {
-            tracing::warn!("pollers did not stop in time");
+        self.poller_tasks.close();
+        let sources = timeout_at(by(SOURCES_BY), async {
+            self.poller_tasks.wait().await;
+            self.control.await
+        });
+        let pushers = match sources.await {
+            Ok(pushers) => pushers.ok(),
+            Err(_) => {
+                tracing::warn!("pollers did not stop in time");
+                None
+            }
+        };
+        // Those that ended held the only ways to it: it reads all and ends.
+        // Should one not have ended, the engine ends without it.
+        if !self.poller_tasks.is_empty() || pushers.is_none() {
+            self.engine_stop.cancel();
         }
-        // The pollers held the only senders: the engine ends when it has read all.
-        if !ended_within(grace, self.engine).await {
-            tracing::warn!("the engine did not stop in time");
+        if !ended_by(by(ENGINE_BY), self.engine).await {
+            tracing::warn!("the engine did not stop in time: its last changes may not be on disk");
         }
-        self.pushers.stop(grace).await;
         self.listener.cancel();
-        if !ended_within(grace, self.web).await {
+        let pushed = async {
+            if let Some(pushers) = pushers {
+                let left = by(LISTENER_BY).saturating_duration_since(Instant::now());
+                pushers.stop(left).await;
+            }
+        };
+        let (served, ()) = tokio::join!(ended_by(by(LISTENER_BY), self.web), pushed);
+        if !served {
             tracing::warn!("open HTTP connections were cut");
         }
-        self.telemetry.shutdown(grace).await;
+        let left = by(1.0).saturating_duration_since(Instant::now());
+        self.telemetry.shutdown(left).await;
     }
 }
 
+/// Parts of the time that a shutdown may take, by which each room is done. The
+/// engine gets what the sources leave, because what it has not written is lost.
+const SOURCES_BY: f64 = 0.45;
+const ENGINE_BY: f64 = 0.75;
+const LISTENER_BY: f64 = 0.9;
+
 /// Whether a task is over in time. One that [`RunningDaemon::failed`] has seen
 /// end may not be waited for again.
-async fn ended_within(grace: Duration, task: JoinHandle<()>) -> bool {
-    task.is_finished() || tokio::time::timeout(grace, task).await.is_ok()
+async fn ended_by(end: Instant, task: JoinHandle<()>) -> bool {
+    task.is_finished() || timeout_at(end, task).await.is_ok()
 }
 
 #[cfg(test)]

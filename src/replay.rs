@@ -12,6 +12,8 @@ use crate::sample::UnixSeconds;
 pub struct Replay {
     captures: Captures,
     engine: Engine,
+    /// Judges with these thresholds instead of the captured ones.
+    configured: Option<Settings>,
     summary: Summary,
 }
 
@@ -39,14 +41,24 @@ pub struct Summary {
 }
 
 impl Replay {
-    /// The settings are those of the captures, see [`Captures::settings`], or
-    /// what was made of them with [`tuned`].
+    /// The settings to begin with are those of the captures, see
+    /// [`Captures::settings`], or what was made of them.
     pub fn new(captures: Captures, settings: Settings) -> Self {
         Self {
             captures,
             engine: Engine::new(settings).without_history(),
+            configured: None,
             summary: Summary::default(),
         }
+    }
+
+    /// Judges as a configuration says, see [`tuned`].
+    #[must_use]
+    pub fn tuned_by(mut self, configured: Settings) -> Self {
+        let settings = tuned(self.captures.settings(), &configured);
+        self.engine = Engine::new(settings).without_history();
+        self.configured = Some(configured);
+        self
     }
 
     /// Applies the next sample. `None` when all are.
@@ -65,7 +77,15 @@ impl Replay {
         let (first, last) = self.summary.span.unwrap_or((sample.t, sample.t));
         self.summary.span = Some((first.min(sample.t), last.max(sample.t)));
         self.summary.samples += 1;
-        let effects = self.engine.apply(sample);
+        let mut effects = Vec::new();
+        if let Some(changed) = self.captures.take_change() {
+            let settings = match &self.configured {
+                Some(configured) => tuned(changed, configured),
+                None => changed,
+            };
+            effects.extend(self.engine.reconfigure(settings));
+        }
+        effects.extend(self.engine.apply(sample));
         for effect in &effects {
             match effect.event {
                 Event::Opened => self.summary.opened += 1,

@@ -32,7 +32,7 @@ use snowpit::observe::scrape::{ScrapeSource, account};
 use snowpit::sample::{Report, Sample, TrafficVia};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -212,7 +212,12 @@ impl Incident {
         let (sender, inbox) = mpsc::channel(10_000);
         let stop = CancellationToken::new();
         let services = vec!["shop".to_owned()];
-        tokio::spawn(listeners.serve(services, sender.clone(), Health::new(), stop.clone()));
+        tokio::spawn(listeners.serve(
+            watch::channel(services).1,
+            sender.clone(),
+            Health::new(),
+            stop.clone(),
+        ));
         let shop = Shop::start(&stage, endpoint).await;
         let config = common::parse(&stage.configuration(""));
         tokio::spawn(watch(config, sender, stop.clone()));

@@ -19,7 +19,7 @@ use snowpit::daemon;
 use snowpit::observe::health::Health;
 use snowpit::observe::otlp::{Listeners, OtlpConfig};
 use snowpit::sample::{Report, RouteTraffic, Sample, TrafficVia};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Ending Python takes seconds on a machine with other things to do.
@@ -61,7 +61,12 @@ async fn counts_are_equal(protocol: &str) {
     let (sender, samples) = mpsc::channel(10_000);
     let (health, stop) = (Health::new(), CancellationToken::new());
     let services = vec!["shop".to_owned()];
-    let task = tokio::spawn(listeners.serve(services, sender, health.clone(), stop.clone()));
+    let task = tokio::spawn(listeners.serve(
+        watch::channel(services).1,
+        sender,
+        health.clone(),
+        stop.clone(),
+    ));
     let endpoint = format!("http://{}", endpoint.unwrap());
     let shop = App::otel(protocol, &endpoint, stage.pooler.port()).await;
 

@@ -21,7 +21,7 @@ use snowpit::observe::health::Health;
 use snowpit::observe::otlp::{Listeners, OtlpConfig};
 use snowpit::sample::{Report, Sample};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -55,7 +55,12 @@ impl Stage {
         let (sender, samples) = mpsc::channel(100);
         let (health, stop) = (Health::new(), CancellationToken::new());
         let services = vec!["registry".to_owned()];
-        let task = tokio::spawn(listeners.serve(services, sender, health.clone(), stop.clone()));
+        let task = tokio::spawn(listeners.serve(
+            watch::channel(services).1,
+            sender,
+            health.clone(),
+            stop.clone(),
+        ));
         Self {
             grpc: addresses.grpc_listen.unwrap(),
             http: addresses.http_listen.unwrap(),

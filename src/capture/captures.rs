@@ -7,7 +7,7 @@
 //! the order in which the files are named; only files that overlap in time are
 //! open at once.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -22,19 +22,26 @@ use crate::sample::{Sample, UnixSeconds};
 
 /// All captures of a replay.
 pub struct Captures {
-    headers: Vec<Header>,
+    /// What each stream was told last, in the order in which they begin.
+    told: Vec<Settings>,
     streams: Vec<Stream>,
+    /// The settings have changed since the last sample.
+    changed: bool,
     read: Arc<AtomicU64>,
     total: u64,
 }
 
 /// The files of one run, one after another.
 struct Stream {
+    /// Its place among all.
+    number: usize,
     /// Not opened yet.
     parts: VecDeque<PathBuf>,
     reader: Option<CaptureReader<'static>>,
-    /// The sample to give next.
-    next: Option<Sample>,
+    /// The sample to give next, with the settings of the file that it begins.
+    next: Option<(Sample, Option<Settings>)>,
+    /// Those of the file that was opened last, until it has given a sample.
+    opened: Option<Settings>,
     /// Latest time of all samples up to `next`: the order of streams. Before
     /// anything is open, the time of the first sample.
     reached: UnixSeconds,
@@ -80,28 +87,34 @@ impl Captures {
             }
         }
         parts.sort_by(|a, b| a.first.total_cmp(&b.first).then(a.path.cmp(&b.path)));
-        let headers = parts.iter().map(|part| part.header.clone()).collect();
-        let streams = streams(parts, &mut errors);
+        let (streams, told) = streams(parts, &mut errors);
         if !errors.is_empty() {
             return Err(errors);
         }
         Ok(Self {
-            headers,
+            told,
             streams,
+            changed: false,
             read: Arc::default(),
             total,
         })
     }
 
-    /// What the engine was told, all files together: their targets, poolers,
+    /// What the engine was told, all runs together: their targets, poolers,
     /// services and names side by side; the thresholds are those of the oldest.
     pub fn settings(&self) -> Settings {
-        let mut headers = self.headers.iter().map(|header| &header.settings);
-        let mut all = headers.next().cloned().unwrap_or_default();
-        for settings in headers {
+        let mut told = self.told.iter();
+        let mut all = told.next().cloned().unwrap_or_default();
+        for settings in told {
             join(&mut all, settings);
         }
         all
+    }
+
+    /// What the engine was told before the sample that [`next`](Self::next) gave,
+    /// when it was told anew since the one before that: the daemon was reloaded.
+    pub fn take_change(&mut self) -> Option<Settings> {
+        std::mem::take(&mut self.changed).then(|| self.settings())
     }
 
     /// Bytes read of the files, and their sizes together.
@@ -118,13 +131,17 @@ impl Captures {
         loop {
             let order = |a: &&mut Stream, b: &&mut Stream| a.reached.total_cmp(&b.reached);
             let stream = self.streams.iter_mut().min_by(order)?;
-            if let Some(sample) = stream.next.take() {
+            if let Some((sample, settings)) = stream.next.take() {
+                if let Some((settings, told)) = settings.zip(self.told.get_mut(stream.number)) {
+                    self.changed |= *told != settings;
+                    *told = settings;
+                }
                 return Some(Ok(sample));
             }
             match stream.read(&self.read) {
                 Some(Ok(sample)) => {
                     stream.reached = stream.reached.max(sample.t);
-                    stream.next = Some(sample);
+                    stream.next = Some((sample, stream.opened.take()));
                 }
                 Some(Err(rejected)) => return Some(Err(rejected)),
                 None => self.streams.retain(|stream| !stream.is_over()),
@@ -145,7 +162,10 @@ impl Stream {
             self.reader = None;
             let path = self.parts.pop_front()?;
             match reopen(&path, read) {
-                Ok(reader) => self.reader = Some(reader),
+                Ok(reader) => {
+                    self.opened = Some(reader.header().settings.clone());
+                    self.reader = Some(reader);
+                }
                 Err(error) => return Some(Err(error.into_rejected())),
             }
         }
@@ -212,16 +232,21 @@ fn expand(paths: &[PathBuf], errors: &mut Vec<CaptureError>) -> Vec<PathBuf> {
     files
 }
 
-/// Files of one run are one stream; a file of no run is one by itself.
-fn streams(parts: Vec<Part>, errors: &mut Vec<CaptureError>) -> Vec<Stream> {
-    let mut runs: BTreeMap<String, BTreeMap<u64, Part>> = BTreeMap::new();
-    let mut streams = Vec::new();
+/// Files of one run are one stream; a file of no run is one by itself. Given
+/// with what each is told first.
+fn streams(parts: Vec<Part>, errors: &mut Vec<CaptureError>) -> (Vec<Stream>, Vec<Settings>) {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut runs: Vec<BTreeMap<u64, Part>> = Vec::new();
     for part in parts {
         let Some(run) = part.header.run.clone() else {
-            streams.push(Stream::waiting([part]));
+            runs.push(BTreeMap::from([(part.header.part, part)]));
             continue;
         };
-        let parts = runs.entry(run).or_default();
+        let place = *places.entry(run).or_insert_with(|| {
+            runs.push(BTreeMap::new());
+            runs.len() - 1
+        });
+        let parts = &mut runs[place];
         if let Some(other) = parts.get(&part.header.part) {
             errors.push(CaptureError {
                 file: part.path,
@@ -231,13 +256,19 @@ fn streams(parts: Vec<Part>, errors: &mut Vec<CaptureError>) -> Vec<Stream> {
         }
         parts.insert(part.header.part, part);
     }
-    let runs = runs.into_values();
-    streams.extend(runs.map(|parts| Stream::waiting(parts.into_values())));
-    streams
+    let first = |parts: &BTreeMap<u64, Part>| {
+        let first = parts.values().next();
+        first.map(|part| part.header.settings.clone())
+    };
+    let told = runs.iter().map(|parts| first(parts).unwrap_or_default());
+    let told = told.collect();
+    let runs = runs.into_iter().enumerate();
+    let streams = runs.map(|(number, parts)| Stream::waiting(number, parts.into_values()));
+    (streams.collect(), told)
 }
 
 impl Stream {
-    fn waiting(parts: impl IntoIterator<Item = Part>) -> Self {
+    fn waiting(number: usize, parts: impl IntoIterator<Item = Part>) -> Self {
         let mut reached = None;
         let mut paths = VecDeque::new();
         for part in parts {
@@ -245,9 +276,11 @@ impl Stream {
             paths.push_back(part.path);
         }
         Self {
+            number,
             parts: paths,
             reader: None,
             next: None,
+            opened: None,
             reached: reached.unwrap_or(f64::INFINITY),
         }
     }

@@ -34,10 +34,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// The label `source` of samples that are missing in the capture.
 const LOST_SOURCE: &str = "capture";
 
+/// A sample, and the settings that hold from it on when they are others.
+type Entry = (Option<Box<Settings>>, Sample);
+
 /// The engine's end of the queue.
 #[derive(Debug)]
 pub struct Recorder {
-    queue: SyncSender<Sample>,
+    queue: SyncSender<Entry>,
+    /// Not yet on their way.
+    settings: Option<Box<Settings>>,
     thread: JoinHandle<()>,
     health: Health,
 }
@@ -74,18 +79,28 @@ impl Recorder {
             .spawn(move || tape.run(&samples))?;
         Ok(Self {
             queue,
+            settings: None,
             thread,
             health: health.clone(),
         })
     }
 
+    /// The engine judges by these settings from the next sample on: that one is
+    /// the first of a new file.
+    pub fn reconfigure(&mut self, settings: &Settings) {
+        self.settings = Some(Box::new(settings.clone()));
+    }
+
     /// Hands a sample over. Never waits: what does not fit is counted as lost.
-    pub fn offer(&self, sample: &Sample) {
-        let reason = match self.queue.try_send(sample.clone()) {
+    pub fn offer(&mut self, sample: &Sample) {
+        let entry = (self.settings.take(), sample.clone());
+        let (reason, (settings, _)) = match self.queue.try_send(entry) {
             Ok(()) => return,
-            Err(TrySendError::Full(_)) => "queue_full",
-            Err(TrySendError::Disconnected(_)) => "writer_ended",
+            Err(TrySendError::Full(entry)) => ("queue_full", entry),
+            Err(TrySendError::Disconnected(entry)) => ("writer_ended", entry),
         };
+        // A lost sample must not take the new settings with it.
+        self.settings = settings;
         self.health.lost(LOST_SOURCE, sample.t, reason, 1);
     }
 
@@ -125,10 +140,15 @@ enum State {
 }
 
 impl Tape {
-    fn run(mut self, samples: &Receiver<Sample>) {
+    fn run(mut self, samples: &Receiver<Entry>) {
         loop {
             match samples.recv_timeout(FLUSH_EVERY) {
-                Ok(sample) => self.record(&sample),
+                Ok((settings, sample)) => {
+                    if let Some(settings) = settings {
+                        self.reconfigure(*settings);
+                    }
+                    self.record(&sample);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -138,6 +158,15 @@ impl Tape {
             && let Err(error) = file.finish()
         {
             tracing::warn!(%error, "the capture could not be ended properly");
+        }
+    }
+
+    /// A file says in its first line how its samples are judged, so these begin
+    /// another.
+    fn reconfigure(&mut self, settings: Settings) {
+        self.header.settings = settings;
+        if matches!(self.state, State::Open { .. }) {
+            self.rotate();
         }
     }
 
@@ -308,7 +337,7 @@ mod tests {
         };
         let health = Health::new();
         let hour = Duration::from_secs(3600);
-        let recorder = Recorder::start(directory.path(), hour, &settings, &health).unwrap();
+        let mut recorder = Recorder::start(directory.path(), hour, &settings, &health).unwrap();
         let samples = [3.0, 1.000_000_1, 2.0].map(sample);
         samples.iter().for_each(|sample| recorder.offer(sample));
         recorder.offer(&sample(f64::NAN));

@@ -11,7 +11,7 @@ use crate::capture::Captures;
 use crate::config::Config;
 use crate::engine::incident::{Effect, Event};
 use crate::engine::words;
-use crate::replay::{Replay, Step, Summary, tuned};
+use crate::replay::{Replay, Step, Summary};
 
 /// Lines left out that are told one by one; the rest is counted.
 const TOLD: u64 = 20;
@@ -77,12 +77,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(BAD_FILE));
             }
         };
-        let captured = captures.settings();
-        let settings = match configured {
-            Some(configured) => tuned(captured, &configured),
-            None => captured,
+        let settings = captures.settings();
+        let replay = Replay::new(captures, settings);
+        let replay = match configured {
+            Some(configured) => replay.tuned_by(configured),
+            None => replay,
         };
-        play(Replay::new(captures, settings), args.json)
+        play(replay, args.json)
     })
     .await?
 }

@@ -8,10 +8,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
 use crate::daemon;
+use crate::expose::web::Reloader;
 
-/// How long each room may take to stop. Together well under the ten seconds
-/// after which service managers kill.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long all rooms together may take to stop. With the half second that the
+/// last threads get it is five seconds; service managers kill after ten.
+const GRACE: Duration = Duration::from_millis(4_400);
 
 /// Watch the configured servers until told to stop.
 #[derive(Debug, clap::Args)]
@@ -22,8 +23,8 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
-/// Exit status: 0 after SIGTERM or SIGINT, 1 could not go on, 2 bad
-/// configuration.
+/// Exit status: 0 after SIGTERM or SIGINT, 1 could not go on or was told a
+/// second time to stop before it had, 2 bad configuration.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let found = Config::find(args.config);
     let config = match found.and_then(|path| Config::load(&path, env)) {
@@ -38,8 +39,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(refuse_to_reload(signal(SignalKind::hangup())?));
+    // Unhandled, it would end the process while the daemon starts.
+    let hangup = signal(SignalKind::hangup())?;
     let mut running = daemon::start(config).await?;
+    tokio::spawn(reload_at(hangup, running.reloader()));
     tracing::info!(address = %running.address(), "listening");
     let failure = tokio::select! {
         _ = terminate.recv() => None,
@@ -47,17 +50,30 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         failure = running.failed() => Some(failure),
     };
     tracing::info!("stopping");
-    running.shutdown(GRACE).await;
+    let stopped = tokio::select! {
+        () = running.shutdown(GRACE) => true,
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if !stopped {
+        tracing::warn!("told to stop a second time: what is not on disk by now is lost");
+        return Ok(ExitCode::FAILURE);
+    }
     match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => Err(failure.into()),
     }
 }
 
-/// Unhandled, SIGHUP ends the process, and who sends it expects a reload.
-async fn refuse_to_reload(mut hangup: Signal) {
+/// What comes of it is logged where it is done. When there are enough reloads
+/// waiting, the file is read after this signal in any case.
+async fn reload_at(mut hangup: Signal, reloader: Reloader) {
     while hangup.recv().await.is_some() {
-        tracing::warn!("SIGHUP: this version cannot reload; restart it to read the configuration");
+        let reloader = reloader.clone();
+        // Another signal may come while this one is seen to.
+        tokio::spawn(async move {
+            let _ = reloader.reload().await;
+        });
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Section {
 }
 
 /// Where alerts go; without `urls` nowhere.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlertmanagerConfig {
     pub urls: Vec<AlertmanagerUrl>,
     /// PEM file of the authorities to trust; `None`: the system's.
@@ -30,7 +30,7 @@ pub struct AlertmanagerConfig {
 }
 
 /// One Alertmanager.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlertmanagerUrl {
     /// Host, port and path prefix: the label `alertmanager`.
     pub name: String,

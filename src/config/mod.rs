@@ -85,7 +85,7 @@ pub struct HistoryConfig {
 }
 
 /// `[[postgres]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
     pub name: String,
     pub connection: Dsn,
@@ -93,7 +93,7 @@ pub struct PostgresConfig {
 }
 
 /// `[[pgbouncer]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgbouncerConfig {
     pub name: String,
     pub target: String,

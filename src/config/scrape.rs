@@ -16,7 +16,7 @@ use super::reader::Text;
 use super::shape::{self, Login};
 
 /// One metrics page.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScrapeConfig {
     pub service: String,
     /// The label `name`: that of the service, with the address behind it where

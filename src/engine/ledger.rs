@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::incident::{Effect, Event, Finding, Incident, Kind};
+use super::reconfigured::abandoned;
 use super::words;
 use crate::sample::UnixSeconds;
 
@@ -142,6 +143,25 @@ impl Ledger {
             self.resolved.push_front(incident);
             self.resolved.truncate(RESOLVED_KEPT);
         }
+        effects
+    }
+
+    /// Ends all that is open of a target which is not watched any more, at `t`,
+    /// with a sentence that says so. What was counted of it is forgotten.
+    pub fn abandon(&mut self, target: &str, t: UnixSeconds) -> Vec<Effect> {
+        self.totals.retain(|(name, _), _| name != target);
+        let open = std::mem::take(&mut self.open);
+        let (gone, open) = open.into_iter().partition(|(s, _)| s.target == target);
+        self.open = open;
+        let gone: BTreeMap<Subject, Open> = gone;
+        let ends = gone.into_iter().map(|(subject, open)| {
+            let incident = Arc::new(abandoned(Incident::clone(&open.incident), t));
+            let end = effect(t, Event::Resolved, &incident, &subject.key);
+            self.resolved.push_front(incident);
+            end
+        });
+        let effects = ends.collect();
+        self.resolved.truncate(RESOLVED_KEPT);
         effects
     }
 

@@ -10,6 +10,7 @@ pub mod incident;
 pub mod ledger;
 pub mod locks;
 pub mod recall;
+pub mod reconfigured;
 pub mod restored;
 pub mod series;
 pub mod settings;

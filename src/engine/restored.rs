@@ -53,6 +53,11 @@ impl Restored {
         });
     }
 
+    /// Nobody looks at this target any more.
+    pub fn forget(&mut self, target: &str) {
+        self.waiting.retain(|entry| entry.target != target);
+    }
+
     /// Adds what stands in for the detectors of `kinds` to their `findings` at
     /// `t`. A `good` look is one that a detector could judge by.
     pub fn stand_in(

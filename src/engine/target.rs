@@ -1,6 +1,8 @@
 //! What the engine knows of one PostgreSQL server and the poolers in front of
 //! it, and the detectors that watch them.
 
+mod reconfigured;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -83,18 +85,7 @@ impl Target {
             graph: graph::WaitGraph::default(),
             // A pooler that never answered is a gap too.
             poolers: expected
-                .map(|pooler| {
-                    let report = PgbouncerReport {
-                        pooler: pooler.name.clone(),
-                        target: name.to_owned(),
-                        ..PgbouncerReport::default()
-                    };
-                    let view = PoolerView {
-                        report: Arc::new(report),
-                        ..PoolerView::default()
-                    };
-                    (pooler.name.clone(), view)
-                })
+                .map(|pooler| (pooler.name.clone(), not_yet_seen(&pooler.name, name)))
                 .collect(),
             advisory: AdvisoryLocks::new(name),
             orphans: Vec::new(),
@@ -379,6 +370,19 @@ impl Target {
     pub fn clients_wanted(&self) -> impl Iterator<Item = &String> {
         let wanted = self.advisory.clients_wanted().iter();
         wanted.chain(self.spins.clients_wanted())
+    }
+}
+
+/// A pooler in front of `target` before it has answered.
+fn not_yet_seen(pooler: &str, target: &str) -> PoolerView {
+    let report = PgbouncerReport {
+        pooler: pooler.to_owned(),
+        target: target.to_owned(),
+        ..PgbouncerReport::default()
+    };
+    PoolerView {
+        report: Arc::new(report),
+        ..PoolerView::default()
     }
 }
 

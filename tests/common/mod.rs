@@ -4,6 +4,7 @@
 
 pub mod apps;
 pub mod certificates;
+pub mod daemon;
 pub mod incidents;
 pub mod pager;
 

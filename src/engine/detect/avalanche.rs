@@ -12,6 +12,7 @@ mod answers;
 mod because;
 mod condition;
 mod past;
+mod reconfigured;
 
 use std::collections::BTreeSet;
 

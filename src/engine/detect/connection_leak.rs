@@ -88,6 +88,15 @@ impl Leaks {
         }
     }
 
+    /// Takes in other thresholds. Who is switched on or off begins anew.
+    pub fn reconfigure(&mut self, settings: &ConnectionLeak) {
+        if settings.enabled == self.settings.enabled {
+            self.settings = settings.clone();
+        } else {
+            *self = Self::new(settings);
+        }
+    }
+
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, at: UnixSeconds, key: &str, incident: &Incident) {
         if !self.settings.enabled {

@@ -98,6 +98,11 @@ impl Latency {
         }
     }
 
+    /// Other thresholds from now on; what was learnt stays.
+    pub fn reconfigure(&mut self, settings: &ExcessiveLatency) {
+        self.settings = settings.clone();
+    }
+
     /// Looks at what came since the last window.
     pub fn observe(&mut self, t: UnixSeconds, flows: &Flows) {
         if !t.is_finite() {

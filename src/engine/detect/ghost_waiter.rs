@@ -35,6 +35,12 @@ pub struct Pooled {
 }
 
 impl Pooled {
+    /// A pooler is not looked at any more: that it does not show a backend says
+    /// nothing from now on.
+    pub fn forget(&mut self, pooler: &str) {
+        self.seen.retain(|_, known| **known != *pooler);
+    }
+
     /// Takes in one look, and forgets backends that it does not show.
     pub fn remember(&mut self, scene: &Scene<'_>) {
         let mut seen = with_room(scene.report.backends.len().min(MAX_REMEMBERED));

@@ -96,6 +96,29 @@ impl Habits {
         }
     }
 
+    /// Takes in other thresholds; what was learnt stays. Of a kind that is
+    /// switched off nothing is told any more.
+    pub fn reconfigure(&mut self, settings: &Arc<Settings>) {
+        let before = std::mem::replace(&mut self.settings, Arc::clone(settings));
+        let detect = &settings.detect;
+        self.baselines.reconfigure(&detect.connection_avalanche);
+        // Buckets of another width are no window.
+        if detect.connection_leak.window != before.detect.connection_leak.window {
+            self.holdings = Holdings::new(detect.connection_leak.window);
+        }
+        self.leaks.reconfigure(&detect.connection_leak);
+        self.latency.reconfigure(&detect.excessive_latency);
+        self.storm.retune(0.0, detect.reconnect_storm.resolve_after);
+        if !detect.reconnect_storm.enabled {
+            self.storm.forget(|_| true);
+        }
+        self.slow
+            .retune(0.0, detect.excessive_latency.resolve_after);
+        if !detect.excessive_latency.enabled {
+            self.slow.forget(|_| true);
+        }
+    }
+
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, at: UnixSeconds, key: &str, incident: &Incident) {
         let detect = &self.settings.detect;

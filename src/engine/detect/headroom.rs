@@ -105,6 +105,16 @@ impl Headroom {
         }
     }
 
+    /// Takes in other thresholds. Who is switched on or off begins anew.
+    pub fn reconfigure(&mut self, settings: &Settings) {
+        let new = &settings.detect.connection_headroom;
+        if new.enabled == self.settings.enabled {
+            self.settings = new.clone();
+        } else {
+            *self = Self::new(&self.target, settings);
+        }
+    }
+
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, incident: &Incident) {
         self.open_since = Some(incident.onset_at);

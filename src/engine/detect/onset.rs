@@ -138,6 +138,11 @@ impl OnsetDetector {
         }
     }
 
+    /// Other thresholds from now on; what was learnt stays.
+    pub fn retune(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
     /// Takes in the value at `t`. `None` when the sample was ignored: a time
     /// that is not newer than the last one, or a number that is none.
     pub fn push(&mut self, t: UnixSeconds, y: f64) -> Option<Reading> {

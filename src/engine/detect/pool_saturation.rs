@@ -45,6 +45,23 @@ impl Saturation {
         }
     }
 
+    /// Takes in other thresholds. Who is switched on or off begins anew.
+    pub fn reconfigure(&mut self, settings: &Settings) {
+        let new = &settings.detect.pool_saturation;
+        if new.enabled == self.enabled {
+            self.wait = new.wait;
+            self.watch.retune(new.hold, new.resolve_after);
+        } else {
+            *self = Self::new(settings);
+        }
+    }
+
+    /// A pooler is not there any more, and what was told of its pools ends.
+    pub fn forget(&mut self, pooler: &str) {
+        let own = own_keys(pooler);
+        self.watch.forget(|key| key.starts_with(&own));
+    }
+
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, key: &str, incident: &Incident) {
         if self.enabled {
@@ -64,7 +81,7 @@ impl Saturation {
         if !self.enabled {
             return;
         }
-        let own = format!("{}\u{1f}", report.pooler);
+        let own = own_keys(&report.pooler);
         let suspicions = report.pools.iter().filter_map(|pool| {
             let mut suspicion = check(t, report, pool, server, self.wait)?;
             let name = (&report.pooler, &pool.database, &pool.user);
@@ -86,6 +103,11 @@ impl Saturation {
     pub fn findings(&self) -> Vec<Finding> {
         self.watch.findings()
     }
+}
+
+/// How the keys of a pooler's pools begin.
+fn own_keys(pooler: &str) -> String {
+    format!("{pooler}\u{1f}")
 }
 
 /// The pool's row of `SHOW DATABASES`.

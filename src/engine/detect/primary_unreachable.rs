@@ -68,6 +68,20 @@ impl Reach {
         }
     }
 
+    /// Takes in other thresholds. Who is switched on or off begins anew.
+    pub fn reconfigure(&mut self, settings: &PrimaryUnreachable) {
+        if settings.enabled == self.settings.enabled {
+            self.settings = settings.clone();
+        } else {
+            *self = Self::new(&self.target, settings);
+        }
+    }
+
+    /// A pooler is not there any more.
+    pub fn forget(&mut self, pooler: &str) {
+        self.stuck.retain(|(name, _)| name != pooler);
+    }
+
     /// Goes on with an incident of an earlier life of the program.
     pub fn restore(&mut self, key: &str, incident: &Incident) {
         if self.settings.enabled {

@@ -78,6 +78,43 @@ impl LockWaits {
         }
     }
 
+    /// A kind that is switched off is followed no more.
+    pub fn reconfigure(&mut self, detect: &Detect) {
+        let watches = [
+            (&mut self.pool_deadlock, detect.pool_deadlock.enabled),
+            (&mut self.hidden_deadlock, detect.hidden_deadlock.enabled),
+            (
+                &mut self.migration_blocked,
+                detect.migration_blocked.enabled,
+            ),
+            (&mut self.lock_pileup, detect.lock_pileup.enabled),
+            (
+                &mut self.idle_in_transaction,
+                detect.idle_in_transaction.enabled,
+            ),
+            (
+                &mut self.prepared_transaction,
+                detect.prepared_transaction.enabled,
+            ),
+            (&mut self.ghost_waiter, detect.ghost_waiter.enabled),
+        ];
+        for (watch, enabled) in watches {
+            if !enabled {
+                watch.forget(|_| true);
+            }
+        }
+        if !detect.pool_deadlock.enabled {
+            self.deadlocked.clear();
+        }
+    }
+
+    /// A pooler is not looked at any more. What rested on its looks ends, and is
+    /// told again where the others show it.
+    pub fn forget(&mut self, pooler: &str) {
+        self.pooled.forget(pooler);
+        self.ghost_waiter.forget(|_| true);
+    }
+
     /// Takes in one look at the server, with the newest looks at its poolers.
     /// `orphans` are the findings on locks that nobody owns.
     pub fn observe(&mut self, scene: &Scene<'_>, orphans: &[Finding]) {

@@ -130,6 +130,16 @@ impl Watch {
         }
     }
 
+    /// Other patience from now on, for what is followed already too.
+    pub fn retune(&mut self, hold: f64, resolve_after: f64) {
+        (self.hold, self.resolve_after) = (hold, resolve_after);
+    }
+
+    /// Follows some entities no more: no look will show or miss them.
+    pub fn forget(&mut self, gone: impl Fn(&str) -> bool) {
+        self.cases.retain(|key, _| !gone(key));
+    }
+
     /// Goes on with an incident of an earlier life of the program as if it had
     /// been told all the while. Until a look shows it again it is given more
     /// time: a check may miss for some looks what it has to learn anew.

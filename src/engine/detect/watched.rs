@@ -106,6 +106,14 @@ impl Baselines {
         }
     }
 
+    /// Other thresholds from now on; what was learnt stays.
+    pub fn reconfigure(&mut self, settings: &ConnectionAvalanche) {
+        self.tuning = Self::new(settings).tuning;
+        for watched in self.watched.values_mut() {
+            watched.detector.retune(self.tuning);
+        }
+    }
+
     /// Takes in one look. `waiting` are the clients in the poolers' queues,
     /// `opened` the sessions opened a second, where they are known.
     pub fn take(&mut self, t: UnixSeconds, census: &Census, waiting: f64, opened: Option<f64>) {

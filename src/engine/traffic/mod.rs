@@ -110,6 +110,18 @@ impl Traffic {
         }
     }
 
+    /// Takes in which services there are. What was heard of any stays.
+    pub fn reconfigure(&mut self, services: &[Service]) {
+        self.configured = Self::new(services).configured;
+        self.stale = true;
+    }
+
+    /// Forgets who has sessions at a target.
+    pub fn forget_target(&mut self, target: &str) {
+        self.seen.remove(target);
+        self.stale = true;
+    }
+
     /// Takes in a report that arrived at `t`.
     pub fn apply(&mut self, t: UnixSeconds, report: &TrafficReport) {
         let via = report.via.unwrap_or(TrafficVia::Other);

@@ -68,6 +68,17 @@ impl PushHealth {
         Self(Arc::new(Mutex::new(states)))
     }
 
+    /// Others are configured from now on: what was counted of those that stay
+    /// goes on.
+    pub(super) fn follow(&self, names: impl Iterator<Item = String>) {
+        let mut states = self.lock();
+        let mut before = std::mem::take(&mut *states);
+        states.extend(names.map(|name| {
+            let state = before.remove(&name).unwrap_or_default();
+            (name, state)
+        }));
+    }
+
     /// Each Alertmanager with what became of its requests.
     pub fn snapshot(&self) -> BTreeMap<String, State> {
         self.lock().clone()

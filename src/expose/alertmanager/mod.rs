@@ -49,32 +49,48 @@ pub struct Pushers {
     health: PushHealth,
 }
 
-impl Pushers {
-    /// Starts one task for each Alertmanager. `snapshot` has the incidents that
-    /// were open before a restart already.
+/// The ways to the Alertmanagers of a configuration, not yet in use.
+pub struct Prepared {
+    config: AlertmanagerConfig,
+    clients: Vec<Client>,
+}
+
+impl Prepared {
+    /// Reads the certificates to trust, which blocks for as long as a file takes.
     ///
     /// # Errors
-    /// When the certificates to trust cannot be read.
-    pub fn start(
-        config: &AlertmanagerConfig,
-        snapshot: &watch::Receiver<Arc<Snapshot>>,
-    ) -> Result<Self, PollError> {
+    /// When they cannot be read.
+    pub fn new(config: &AlertmanagerConfig) -> Result<Self, PollError> {
         tls::use_ring();
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let health = PushHealth::new(config.urls.iter().map(|url| url.name.clone()));
-        for url in &config.urls {
-            let client = Client::new(url, config.ca_file.as_deref())?;
-            let pusher = Pusher::new(url, client, config, snapshot.clone(), health.clone());
-            tasks.spawn(pusher.run(stop.clone()));
-        }
-        tasks.close();
+        let ca_file = config.ca_file.as_deref();
+        let clients = config.urls.iter().map(|url| Client::new(url, ca_file));
         Ok(Self {
-            tasks,
-            stop,
-            health,
+            clients: clients.collect::<Result<_, _>>()?,
+            config: config.clone(),
         })
     }
 
+    /// Starts one task for each Alertmanager. `snapshot` has the incidents that
+    /// were open before a restart already; what becomes of the requests goes to
+    /// `health`.
+    pub fn start(self, snapshot: &watch::Receiver<Arc<Snapshot>>, health: PushHealth) -> Pushers {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let Self { config, clients } = self;
+        health.follow(config.urls.iter().map(|url| url.name.clone()));
+        for (url, client) in config.urls.iter().zip(clients) {
+            let pusher = Pusher::new(url, client, &config, snapshot.clone(), health.clone());
+            tasks.spawn(pusher.run(stop.clone()));
+        }
+        tasks.close();
+        Pushers {
+            tasks,
+            stop,
+            health,
+        }
+    }
+}
+
+impl Pushers {
     /// What becomes of the requests.
     pub fn health(&self) -> PushHealth {
         self.health.clone()
@@ -82,7 +98,7 @@ impl Pushers {
 
     /// Sends what has changed last, and waits for it no longer than `grace`. What
     /// is open stays open: the next start goes on with it.
-    pub async fn stop(self, grace: Duration) {
+    pub async fn stop(&self, grace: Duration) {
         self.stop.cancel();
         if tokio::time::timeout(grace, self.tasks.wait())
             .await

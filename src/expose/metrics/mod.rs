@@ -15,6 +15,7 @@ mod openmetrics;
 mod page;
 mod pools;
 mod pushes;
+mod reloads;
 mod routes;
 mod self_health;
 pub mod table;
@@ -25,7 +26,10 @@ pub use format::Format;
 pub use history::put_history;
 pub use page::{Buckets, Family, LABEL_CHARS, Metric, Page, Type, Value};
 pub use pushes::put_pushes;
-pub use self_health::{EngineTicks, REVISION, put_engine, put_losses, put_rejections, put_sources};
+pub use reloads::put_reloads;
+pub use self_health::{
+    EngineTicks, REVISION, put_engine, put_losses, put_rejections, put_runtime, put_sources,
+};
 
 use crate::engine::Snapshot;
 

@@ -70,6 +70,14 @@ pub fn put_engine(page: &mut Page, ticks: &EngineTicks) {
     page.put_histogram(&table::ENGINE_TICK, [], buckets);
 }
 
+/// The runtime that all of this runs on, when it is asked from there.
+pub fn put_runtime(page: &mut Page) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let tasks = runtime.metrics().num_alive_tasks();
+        page.put(&table::TASKS, [], tasks as f64);
+    }
+}
+
 /// The sources: whether each answers, how fast, and what went wrong.
 pub fn put_sources(page: &mut Page, sources: &[SourceHealth]) {
     // The contract counts dropped samples by kind of source.

@@ -25,6 +25,18 @@ metrics! {
     BUILD_INFO = Gauge "snowpit_build_info"
         ["version", "revision"]
         "Always 1; which build this is";
+    RELOAD_SUCCESSFUL = Gauge "snowpit_config_last_reload_successful"
+        []
+        "Whether the newest reading of the configuration brought it into force";
+    RELOAD_SUCCESS_AT = Gauge "snowpit_config_last_reload_success_timestamp_seconds"
+        []
+        "When the configuration in force was read, unix time";
+    RELOADS = Counter "snowpit_config_reloads_total"
+        ["outcome"]
+        "Readings of the configuration after the start: success, failure";
+    TASKS = Gauge "snowpit_tasks"
+        []
+        "Tasks of the program that have not ended";
     SOURCE_UP = Gauge "snowpit_source_up"
         ["source", "name"]
         "Whether the newest poll of the source gave data";

@@ -92,7 +92,7 @@ pub(super) async fn list(
     State(state): State<Arc<WebState>>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Json<Value>, ApiError> {
-    let filter = Filter::parse(query, &state.targets)?;
+    let filter = Filter::parse(query, &state.targets())?;
     let snapshot = state.snapshot();
     let incidents: Vec<&Incident> = snapshot
         .open

@@ -1,8 +1,8 @@
 //! The HTTP interface: metrics, health, the JSON API, the page.
 //!
 //! Invariants: every handler reads the last snapshot and counters of our own,
-//! so no request waits for a database; nothing is accepted but GET and HEAD
-//! without a body; every error is JSON with the fitting status.
+//! so no request waits for a database; nothing is accepted but GET and HEAD,
+//! and one POST, without a body; every error is JSON with the fitting status.
 
 mod api;
 mod assets;
@@ -14,6 +14,7 @@ mod gate;
 mod incidents;
 mod kept;
 mod now;
+mod reload;
 mod routes;
 pub mod runbooks;
 mod series;
@@ -24,12 +25,12 @@ mod targets;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Request as HttpRequest, State};
 use axum::http::header::{self, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::sync::{broadcast, watch};
 
 use crate::engine::Snapshot;
@@ -48,6 +49,7 @@ use error::ApiError;
 use events::Hub;
 use gate::Answers;
 use kept::Kept;
+pub use reload::{ReloadError, ReloadHealth, ReloadState, Reloaded, Reloader, Request};
 pub use serve::serve;
 
 /// What the handlers read.
@@ -57,13 +59,16 @@ pub struct WebState {
     health: Health,
     ticks: Arc<EngineTicks>,
     /// Names of the configured targets.
-    targets: Vec<String>,
+    targets: watch::Receiver<Vec<String>>,
     series: Option<SeriesReader>,
     /// Taken by the task that follows them.
     effects: Option<broadcast::Receiver<Arc<Effect>>>,
     hub: Hub,
     changes: Changes,
     pushes: PushHealth,
+    /// `None` where nobody reloads.
+    reloader: Option<Reloader>,
+    reloads: ReloadHealth,
     kept: Kept,
     answers: Answers,
     doors: Doors,
@@ -84,7 +89,7 @@ impl WebState {
             snapshot,
             health,
             ticks,
-            targets,
+            targets: watch::channel(targets).1,
             series: None,
             effects: None,
             // Milliseconds: no two lives of the program begin in the same.
@@ -95,6 +100,8 @@ impl WebState {
             doors: Doors::default(),
             started_at,
             pushes: PushHealth::default(),
+            reloader: None,
+            reloads: ReloadHealth::default(),
         }
     }
 
@@ -126,6 +133,26 @@ impl WebState {
         self
     }
 
+    /// Who reloads, what became of it, and the names of the targets since then.
+    #[must_use]
+    pub fn with_reloads(
+        self,
+        targets: watch::Receiver<Vec<String>>,
+        reloader: Reloader,
+        reloads: ReloadHealth,
+    ) -> Self {
+        Self {
+            targets,
+            reloader: Some(reloader),
+            reloads,
+            ..self
+        }
+    }
+
+    fn targets(&self) -> Vec<String> {
+        self.targets.borrow().clone()
+    }
+
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
     }
@@ -141,6 +168,7 @@ fn router(state: Arc<WebState>) -> Router {
         .route("/metrics", get(metrics_page))
         .route("/-/healthy", get(|| async { "healthy\n" }))
         .route("/-/ready", get(status::ready))
+        .route("/-/reload", post(reload::reload))
         .merge(api(&state))
         .route("/runbooks/{name}", get(runbooks::one))
         .fallback(|| async {
@@ -149,7 +177,7 @@ fn router(state: Arc<WebState>) -> Router {
         .method_not_allowed_fallback(|| async {
             ApiError::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD are answered here",
+                "only GET and HEAD are answered here, and POST at /-/reload",
             )
         })
         .layer(middleware::from_fn_with_state(
@@ -197,6 +225,8 @@ async fn metrics_page(
     metrics::put_sources(&mut page, &state.health.snapshot());
     metrics::put_pushes(&mut page, &state.pushes);
     metrics::put_doors(&mut page, &state.doors);
+    metrics::put_reloads(&mut page, &state.reloads.state());
+    metrics::put_runtime(&mut page);
     metrics::put_losses(&mut page, &state.health.losses());
     let snapshot = state.snapshot();
     metrics::put_rejections(
@@ -206,7 +236,7 @@ async fn metrics_page(
     );
     let disk = state.series.as_ref().and_then(SeriesReader::disk);
     metrics::put_history(&mut page, &snapshot.history, disk);
-    metrics::engine_page(&mut page, &snapshot, &state.targets);
+    metrics::engine_page(&mut page, &snapshot, &state.targets());
     let body = format.encode(page).map_err(|_| {
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -223,7 +253,7 @@ async fn metrics_page(
 /// Nothing here takes a body, and nothing here may be framed or read as another
 /// type than it says. What does not say otherwise is not cached, and may do
 /// nothing in a browser.
-async fn harden(request: Request, next: Next) -> Response {
+async fn harden(request: HttpRequest, next: Next) -> Response {
     let headers = request.headers();
     let announced = headers
         .get(header::CONTENT_LENGTH)

@@ -94,7 +94,7 @@ pub(super) async fn list(
     State(state): State<Arc<WebState>>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
-    let filter = Filter::parse(query, &state.targets)?;
+    let filter = Filter::parse(query, &state.targets())?;
     let snapshot = state.snapshot();
     if filter == Filter::default() {
         let answer = || listed(&filter, &snapshot);

@@ -19,6 +19,7 @@ macro_rules! runbooks {
 
 runbooks![
     "alertmanager_unreachable",
+    "config_reload_failed",
     "connection_avalanche",
     "connection_headroom",
     "connection_leak",

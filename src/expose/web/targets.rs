@@ -30,7 +30,8 @@ pub(super) async fn list(State(state): State<Arc<WebState>>) -> Json<Value> {
 /// Each of them.
 pub(super) fn all(state: &WebState, snapshot: &Snapshot) -> Vec<Value> {
     let sources = state.health.snapshot();
-    let names = state.targets.iter();
+    let names = state.targets();
+    let names = names.iter();
     names.map(|name| target(snapshot, name, &sources)).collect()
 }
 

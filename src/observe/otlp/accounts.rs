@@ -41,6 +41,20 @@ impl Accounts {
         }
     }
 
+    /// Others are configured from now on. One that was a stranger gets the usual
+    /// room; one that becomes a stranger keeps what it has, and counts as one.
+    pub fn configure(&mut self, configured: &[String]) {
+        self.configured = configured.to_vec();
+        self.strangers = 0;
+        for (name, number) in &self.numbers {
+            if !configured.contains(name) {
+                self.strangers += 1;
+            } else if let Some(account) = self.accounts.get_mut(*number) {
+                account.make_room(DEFAULT_LIMIT);
+            }
+        }
+    }
+
     /// The number of a service.
     ///
     /// # Errors
@@ -103,6 +117,11 @@ mod tests {
         assert_eq!(accounts.number("one more"), Err(Reason::TooManyServices));
         assert_eq!(accounts.number("registry"), Ok(STRANGERS));
         assert_eq!(accounts.number("s3"), Ok(3));
+        let both = ["registry".to_owned(), "s3".to_owned(), "late".to_owned()];
+        accounts.configure(&both);
+        assert_eq!(accounts.number("late"), Ok(STRANGERS + 1));
+        assert_eq!(accounts.number("one more"), Ok(STRANGERS + 2), "s3 is none");
+        assert_eq!(accounts.number("another"), Err(Reason::TooManyServices));
         assert_eq!(accounts.number(" "), Err(Reason::NoService));
         assert_eq!(accounts.number(&"x".repeat(201)), Err(Reason::LabelTooLong));
     }

@@ -39,7 +39,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,7 +56,7 @@ const RULES: Rules = Rules {
     per_address: 400,
     first_head: Duration::from_secs(10),
     idle: Duration::from_secs(75),
-    grace: Duration::from_secs(2),
+    grace: Duration::from_millis(1_500),
 };
 
 /// An exporter may open its connection long before its first call.
@@ -119,10 +119,11 @@ impl Listeners {
 
     /// Serves them until `stop` is cancelled; ends when open requests were
     /// answered and their reports handed on. Without a listener it ends at once.
-    /// `services` are the names of the services in the configuration.
+    /// `services` are the names of the services in the configuration, as they are
+    /// now.
     pub async fn serve(
         self,
-        services: Vec<String>,
+        services: watch::Receiver<Vec<String>>,
         samples: mpsc::Sender<Sample>,
         health: Health,
         stop: CancellationToken,
@@ -130,7 +131,7 @@ impl Listeners {
         if self.grpc.is_none() && self.http.is_none() {
             return;
         }
-        let (intake, worker) = worker::start(&services, samples, &health);
+        let (intake, worker) = worker::start(services, samples, &health);
         let tasks = TaskTracker::new();
         if let Some(listener) = self.grpc {
             let door = self.doors.door(Listener::OtlpGrpc);

@@ -59,6 +59,12 @@ impl Receiver {
         }
     }
 
+    /// Other services are configured from now on.
+    pub fn configure(&mut self, services: &[String]) {
+        self.requests.configure(services);
+        self.points.configure(services);
+    }
+
     /// Takes in one body.
     ///
     /// # Errors

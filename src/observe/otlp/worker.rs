@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::outcome::Outcome;
@@ -168,7 +168,7 @@ impl Intake {
 /// Starts the worker and its clock. Both end with [`Intake::stop`]; what came in
 /// until then is in the samples.
 pub fn start(
-    services: &[String],
+    services: watch::Receiver<Vec<String>>,
     samples: mpsc::Sender<Sample>,
     health: &Health,
 ) -> (Intake, JoinHandle<()>) {
@@ -181,9 +181,10 @@ pub fn start(
         health: health.clone(),
     };
     tokio::spawn(tick(messages));
+    let receiver = Receiver::new(&services.borrow());
     let worker = Worker {
-        services: services.to_vec(),
-        receiver: Receiver::new(services),
+        receiver,
+        services,
         unpacked: Vec::new(),
         samples,
         health: health.clone(),
@@ -205,7 +206,7 @@ async fn tick(messages: mpsc::Sender<Message>) {
 }
 
 struct Worker {
-    services: Vec<String>,
+    services: watch::Receiver<Vec<String>>,
     receiver: Receiver,
     /// Used for one body after the other.
     unpacked: Vec<u8>,
@@ -224,6 +225,11 @@ impl Worker {
                     let _ = answer.send(outcome);
                 }
                 Message::Flush => {
+                    // Without a daemon nothing changes any more.
+                    if self.services.has_changed().unwrap_or(false) {
+                        let services = self.services.borrow_and_update();
+                        self.receiver.configure(&services);
+                    }
                     if !self.flush(unix_now()) {
                         return;
                     }
@@ -236,7 +242,7 @@ impl Worker {
 
     fn guarded(&mut self, body: &Body) -> Result<Outcome, Failure> {
         catch_unwind(AssertUnwindSafe(|| self.take(unix_now(), body))).unwrap_or_else(|_| {
-            self.receiver = Receiver::new(&self.services);
+            self.receiver = Receiver::new(&self.services.borrow());
             Err(Failure::Fault)
         })
     }

@@ -77,6 +77,9 @@ type RouteId = u32;
 /// `OTHER` has this number always.
 const OTHER_ID: RouteId = 0;
 
+/// Gauges of running requests a route: a few instances each.
+const GAUGES: usize = 4;
+
 /// Tenths of seconds: the end of a span and its length.
 type SlotKey = (i64, i64);
 
@@ -125,10 +128,16 @@ impl Account {
             routes: HashMap::from([(OTHER_ID, other)]),
             next: OTHER_ID + 1,
             slots: BTreeMap::new(),
-            in_flight: InFlight::new(limit.saturating_mul(4)),
+            in_flight: InFlight::new(limit.saturating_mul(GAUGES)),
             swept_at: f64::NEG_INFINITY,
             refused: Tally::default(),
         }
+    }
+
+    /// Has room for at least `limit` routes from now on.
+    pub fn make_room(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+        self.in_flight.make_room(self.limit.saturating_mul(GAUGES));
     }
 
     pub fn service(&self) -> &str {

@@ -46,6 +46,11 @@ impl InFlight {
         }
     }
 
+    /// At most `limit` gauges from now on, if that is more.
+    pub(super) fn make_room(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+    }
+
     /// An error is the reason of a refusal.
     pub(super) fn set(
         &mut self,
