@@ -10,12 +10,8 @@ help:
 	@echo 'make test   format, lints, unit and live tests, alert rules'
 	@echo 'make situations  2,000 random lock situations on each PostgreSQL, 14 to 18 (an hour)'
 	@echo 'make bench  what watching costs the database, and snowpit itself'
-<<<<<<< HEAD
 	@echo 'make fuzz   ten minutes of broken inputs for every reader of foreign bytes'
-=======
-	@echo 'make fuzz   ten million broken inputs for every reader of foreign bytes'
 	@echo 'make soak MINUTES=30  a busy site for so long: does the daemon grow?'
->>>>>>> 01ff35f (Reload the configuration at SIGHUP and POST /-/reload, stop within one time, add a soak)
 	@echo 'make screenshots  pictures of the page for docs/images'
 	@echo 'make build  target/release/snowpit'
 	@echo 'make deps   install the servers that the demo and the tests start'
