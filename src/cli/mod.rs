@@ -9,6 +9,7 @@ pub mod replay;
 pub mod run;
 pub mod shell;
 mod time;
+pub mod top;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -39,6 +40,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Top(top::Args),
     Locks(locks::Args),
     Incidents(incidents::Args),
     Replay(replay::Args),
@@ -54,6 +56,7 @@ impl Command {
         match self {
             Self::Run(_) | Self::Check(_) => "info",
             // It would write over what is shown.
+            Self::Top(_) => "off",
             Self::Locks(args) if args.watch => "off",
             Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
@@ -78,6 +81,7 @@ pub async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Locks(args) => locks::run(args).await,
         Command::Incidents(args) => incidents::run(args).await,
         Command::Replay(args) => replay::run(args).await,

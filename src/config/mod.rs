@@ -7,6 +7,7 @@
 mod alertmanager;
 mod check;
 mod dsn;
+mod dsns;
 mod listener;
 mod password;
 mod problem;

@@ -1,4 +1,4 @@
-//! The edges out: metrics, the HTTP interface, alerts, the log.
+//! The edges out: metrics, the HTTP interface, the terminal, alerts, the log.
 //!
 //! Invariant: everything here reads the last snapshot and counters of our own;
 //! nothing waits for a source, so a scrape costs the databases nothing.
@@ -8,4 +8,5 @@ pub mod history;
 pub mod journal;
 pub mod log;
 pub mod metrics;
+pub mod terminal;
 pub mod web;
