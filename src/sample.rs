@@ -87,9 +87,12 @@ impl FailureReason {
 #[serde(default)]
 pub struct PostgresReport {
     pub target: String,
-    /// Set when the poll failed; every other field is then empty.
+    /// Set when the poll failed; every field of data is then empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<FailureReason>,
+    /// With `error`: what was wrong, and what to do about it, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error_text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
     /// Sum of `pg_stat_database.sessions` (14+); a counter.

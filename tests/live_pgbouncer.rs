@@ -477,7 +477,7 @@ async fn a_restarted_pooler_is_found_again() {
     let error = source.poll().await.unwrap_err();
     assert_eq!(error.reason, FailureReason::Refused, "{error}");
     assert!(error.to_string().contains("nothing listens"), "{error}");
-    match source.failure(error.reason) {
+    match source.failure(&error) {
         Report::Pgbouncer(report) => {
             assert_eq!(
                 (report.pooler.as_str(), report.error),

@@ -281,7 +281,7 @@ async fn poll<S: Source>(position: usize, mut source: S) -> (usize, S, Polled) {
     let t = unix_now();
     let (report, error) = match source.poll().await {
         Ok(report) => (report, None),
-        Err(error) => (source.failure(error.reason), Some(error)),
+        Err(error) => (source.failure(&error), Some(error)),
     };
     let polled = Polled {
         kind: source.kind(),

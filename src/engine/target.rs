@@ -36,6 +36,11 @@ use crate::sample::{PgbouncerReport, PoolStats, PostgresReport, UnixSeconds};
 /// longest sensible poll interval times two.
 const POOLER_STALE_SECONDS: f64 = 15.0;
 
+/// Starts that are farther apart than this, in seconds, are of two postmasters:
+/// the server was restarted, or another serves under its name now. Times of
+/// captures may be rounded.
+const ANOTHER_START: f64 = 0.01;
+
 /// Poolers that samples may bring in without being configured.
 const MAX_POOLERS: usize = 1_000;
 
@@ -119,6 +124,12 @@ impl Target {
                 findings,
             };
         }
+        let started = |report: &PostgresReport| report.server.as_ref().and_then(|s| s.started_at);
+        let before = started(&self.seen.report).zip(started(&report));
+        if before.is_some_and(|(before, now)| (before - now).abs() >= ANOTHER_START) {
+            self.advisory.server_restarted();
+            self.orphans.clear();
+        }
         self.seen.truncated_comments_total += u64::from(report.truncated_comments);
         self.seen.report = Arc::new(report);
         self.seen.at = t;
@@ -201,6 +212,7 @@ impl Target {
         } else {
             self.habits.pooler(t, &report.pooler, &report.stats);
             self.reach.pooler(&report);
+            self.headroom.pooler(t, &report);
             let deadlocked = self.waits.deadlocked();
             self.saturation
                 .observe(t, &report, &self.seen.report, deadlocked);

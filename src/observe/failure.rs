@@ -7,6 +7,7 @@
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use tokio_postgres::error::{DbError, SqlState};
 
@@ -94,6 +95,28 @@ pub fn timed_out(dsn: &Dsn, seconds: f64) -> PollError {
     )
 }
 
+/// A server took the connection, and the login is not over after `waited`.
+/// `logins` of them are under way.
+pub fn not_let_in(dsn: &Dsn, expected: Expected, waited: Duration, logins: usize) -> PollError {
+    let why = match expected {
+        Expected::Postgres => {
+            "it is stopped or overloaded, a session holds a lock on pg_authid or pg_database \
+             (end that), a firewall drops packets, or another program is on that port"
+        }
+        Expected::Pgbouncer => {
+            "it is stopped or overloaded, a firewall drops packets, or another program is on that port"
+        }
+    };
+    PollError::new(
+        FailureReason::Timeout,
+        format!(
+            "{dsn} did not answer within {:.0} s and lets nobody in: {why}; {logins} of our logins \
+             wait there, and no more are made meanwhile",
+            waited.as_secs_f64()
+        ),
+    )
+}
+
 /// A server's own words on one line, without control characters, bounded.
 pub fn one_line(text: &str) -> String {
     let mut line: String = text
@@ -157,8 +180,10 @@ fn transport(error: &io::Error, dsn: &Dsn, expected: Expected) -> PollError {
                 "the operating system does not allow a connection to {host}:{port}: mend the rights on the socket"
             ),
         ),
+        // What stands before a server that is down does so as well: a virtual
+        // address, a balancer.
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => (
-            FailureReason::Protocol,
+            FailureReason::Refused,
             format!(
                 "{host}:{port} closed the connection during login: it is restarting, or it is no {noun}; check host and port in the dsn"
             ),
@@ -225,7 +250,7 @@ fn handshake(error: &tokio_postgres::Error, dsn: &Dsn, expected: Expected) -> Po
     }
     if error.is_closed() {
         return PollError::new(
-            FailureReason::Protocol,
+            FailureReason::Refused,
             format!(
                 "{}:{} closed the connection during login: it is restarting, or it is no {}; check host and port in the dsn",
                 dsn.host,

@@ -1,8 +1,10 @@
 //! The edges in: each source is looked at by a poller that owns one connection.
 
+pub mod address;
 pub mod failure;
 pub mod health;
 mod lock_call;
+pub mod login;
 pub mod otlp;
 pub mod pace;
 pub mod pgbouncer;
@@ -16,6 +18,8 @@ pub mod tls;
 pub mod traffic;
 
 use std::future::Future;
+
+use tokio_postgres::error::Severity;
 
 use crate::sample::{FailureReason, Report};
 
@@ -35,7 +39,7 @@ pub trait Source: Send + 'static {
         Vec::new()
     }
     /// The report that says this poll failed.
-    fn failure(&self, reason: FailureReason) -> Report;
+    fn failure(&self, error: &PollError) -> Report;
 }
 
 /// Why a poll failed, and what a person can do about it. The message carries no
@@ -56,5 +60,14 @@ impl PollError {
             message: message.into(),
             source: None,
         }
+    }
+
+    /// The server answered a statement with an error, and the session goes on.
+    pub fn is_answer(&self) -> bool {
+        let cause = self.source.as_ref();
+        let error = cause.and_then(|cause| cause.downcast_ref::<tokio_postgres::Error>());
+        error
+            .and_then(tokio_postgres::Error::as_db_error)
+            .is_some_and(|said| said.parsed_severity() == Some(Severity::Error))
     }
 }

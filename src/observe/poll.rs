@@ -107,7 +107,7 @@ impl<S: Source> Poller<S> {
             "the poller met a fault of snowpit's own and is started again; report what is logged above",
         );
         self.health.failed(at, Duration::ZERO, &error);
-        let report = self.source.failure(error.reason);
+        let report = self.source.failure(&error);
         if self.samples.try_send(Sample { t: at, report }).is_err() {
             self.health.dropped(at, "queue_full");
         }
@@ -131,10 +131,7 @@ impl<S: Source> Poller<S> {
             }
             Err(error) => {
                 self.health.failed(at, took, &error);
-                (
-                    self.source.failure(error.reason),
-                    Outcome::Failed(error.reason),
-                )
+                (self.source.failure(&error), Outcome::Failed(error.reason))
             }
         };
         let further = match outcome {
@@ -204,15 +201,17 @@ mod tests {
         }
         async fn poll(&mut self) -> Result<Report, PollError> {
             match self.0.pop() {
-                Some(Ok(())) => Ok(self.failure(FailureReason::Other)),
+                Some(Ok(())) => {
+                    Ok(self.failure(&PollError::new(FailureReason::Other, "as scripted")))
+                }
                 Some(Err(reason)) => Err(PollError::new(reason, "as scripted")),
                 None => std::future::pending().await,
             }
         }
-        fn failure(&self, reason: FailureReason) -> Report {
+        fn failure(&self, error: &PollError) -> Report {
             Report::Postgres(PostgresReport {
                 target: "main".into(),
-                error: Some(reason),
+                error: Some(error.reason),
                 ..Default::default()
             })
         }

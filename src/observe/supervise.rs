@@ -61,9 +61,9 @@ mod tests {
             assert_ne!(POLLS.fetch_add(1, Ordering::Relaxed), 1, "as staged");
             Ok(Report::Postgres(PostgresReport::default()))
         }
-        fn failure(&self, reason: FailureReason) -> Report {
+        fn failure(&self, error: &PollError) -> Report {
             Report::Postgres(PostgresReport {
-                error: Some(reason),
+                error: Some(error.reason),
                 ..PostgresReport::default()
             })
         }

@@ -5,6 +5,7 @@
 pub mod apps;
 pub mod certificates;
 pub mod daemon;
+pub mod faults;
 pub mod incidents;
 pub mod pager;
 

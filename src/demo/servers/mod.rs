@@ -23,11 +23,13 @@ pub mod pgbouncer;
 pub mod postgres;
 mod process;
 pub mod prometheus;
+pub mod proxy;
 
 pub use alertmanager::Alertmanager;
 pub use pgbouncer::{Alias, PgBouncer, PgBouncerOptions, PoolerAuth};
 pub use postgres::{Postgres, PostgresAuth, PostgresOptions, connect};
 pub use prometheus::Prometheus;
+pub use proxy::{Proxy, Way};
 
 /// How often another port is tried when somebody else took the one we found.
 const PORT_ATTEMPTS: u32 = 8;

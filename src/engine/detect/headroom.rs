@@ -14,7 +14,7 @@ use crate::engine::incident::{Finding, Incident, Kind, Severity};
 use crate::engine::settings::{ConnectionHeadroom, Settings};
 use crate::engine::stats::robust;
 use crate::engine::words;
-use crate::sample::{FailureReason, PostgresReport, UnixSeconds};
+use crate::sample::{FailureReason, PgbouncerReport, PostgresReport, UnixSeconds};
 
 /// The forecast looks at the growth of this many seconds.
 const SLOPE_WINDOW: f64 = 60.0;
@@ -34,6 +34,48 @@ const SLOPE_POINTS: usize = 240;
 
 /// Applications named as holders.
 const HOLDERS: usize = 5;
+
+/// Poolers that are quoted while the server itself lets nobody in.
+const POOLERS: usize = 20;
+
+/// Seconds after which what a pooler said is no news.
+const POOLER_STALE: f64 = 15.0;
+
+/// What one pooler tells of the server behind it.
+#[derive(Debug, Clone)]
+struct Behind {
+    at: UnixSeconds,
+    pooler: String,
+    servers: u32,
+    active: u32,
+    waiting: u32,
+}
+
+impl Behind {
+    fn of(at: UnixSeconds, report: &PgbouncerReport) -> Self {
+        let sum = |counts: fn(&crate::sample::Pool) -> [u32; 4]| {
+            let all = report.pools.iter().flat_map(counts);
+            all.fold(0, u32::saturating_add)
+        };
+        Self {
+            at,
+            pooler: report.pooler.clone(),
+            servers: sum(|pool| [pool.sv_active, pool.sv_idle, pool.sv_used, pool.sv_tested]),
+            active: sum(|pool| [pool.sv_active, 0, 0, 0]),
+            waiting: sum(|pool| [pool.cl_waiting, 0, 0, 0]),
+        }
+    }
+
+    fn sentence(&self) -> String {
+        format!(
+            "{} has {} there, {} in use, and {} in its queue",
+            words::name(&self.pooler),
+            words::plural(f64::from(self.servers), "session"),
+            words::count(f64::from(self.active)),
+            words::plural(f64::from(self.waiting), "client"),
+        )
+    }
+}
 
 /// Slots in use at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,6 +129,8 @@ pub struct Headroom {
     restored: bool,
     /// Logins refused in a row.
     refused: u32,
+    /// What the poolers tell of the server.
+    behind: Vec<Behind>,
 }
 
 impl Headroom {
@@ -102,6 +146,17 @@ impl Headroom {
             open_since: None,
             restored: false,
             refused: 0,
+            behind: Vec::new(),
+        }
+    }
+
+    /// Takes in what a pooler tells of its sessions at the server.
+    pub fn pooler(&mut self, t: UnixSeconds, report: &PgbouncerReport) {
+        self.behind.retain(|behind| {
+            behind.pooler != report.pooler && (t - behind.at).abs() <= POOLER_STALE
+        });
+        if self.behind.len() < POOLERS && !report.pools.is_empty() {
+            self.behind.push(Behind::of(t, report));
         }
     }
 
@@ -260,10 +315,10 @@ impl Headroom {
         let target = &self.target;
         match (&self.slots, self.refused > 0) {
             (Some(slots), true) => format!(
-                "{target} refuses logins: its {} connection slots are gone",
+                "{target} refuses connections: all {} slots are taken",
                 words::count(slots.available()),
             ),
-            (None, true) => format!("{target} refuses logins: its connection slots are gone"),
+            (None, true) => format!("{target} refuses connections: all its slots are taken"),
             (Some(slots), false) => format!(
                 "{target} has {} of {} connection slots in use ({}){}",
                 words::count(slots.used),
@@ -284,6 +339,8 @@ impl Headroom {
                 "the server refused our own login with SQLSTATE 53300 (too many connections), {} in a row",
                 words::plural(f64::from(self.refused), "time"),
             ));
+            let fresh = |behind: &&Behind| (self.last_t - behind.at).abs() <= POOLER_STALE;
+            evidence.extend(self.behind.iter().filter(fresh).map(Behind::sentence));
         }
         let Some(slots) = &self.slots else {
             return evidence;

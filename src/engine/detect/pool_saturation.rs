@@ -1,12 +1,17 @@
 //! Clients wait for a server of a pool that has none left.
 //!
 //! Signals: clients in the queue, the wait of the first of them, and as many
-//! servers as the pool may have. A paused database makes everybody wait and is
-//! no saturation. Over when nobody has been in the queue for half a minute.
+//! servers as the pool may have. Over when nobody has been in the queue for half
+//! a minute. Two neighbours are told under the same kind, each with its verdict:
+//! a pause that lasts (`paused.rs`) and a pooler that takes no more clients
+//! (`client_limit.rs`).
 
 use std::collections::BTreeSet;
 
 use serde_json::json;
+
+mod client_limit;
+mod paused;
 
 use super::scene::fields;
 use super::watch::{Account, Looked, Stance, Suspicion, Watch};
@@ -27,6 +32,7 @@ pub type Pools = BTreeSet<(String, String, String)>;
 pub struct Saturation {
     enabled: bool,
     wait: f64,
+    hold: f64,
     watch: Watch,
 }
 
@@ -41,6 +47,7 @@ impl Saturation {
         Self {
             enabled,
             wait,
+            hold,
             watch: Watch::new(Kind::PoolSaturation).patient(hold, resolve_after),
         }
     }
@@ -83,7 +90,8 @@ impl Saturation {
         }
         let own = own_keys(&report.pooler);
         let suspicions = report.pools.iter().filter_map(|pool| {
-            let mut suspicion = check(t, report, pool, server, self.wait)?;
+            let paused = || paused::check(t, report, pool, self.hold);
+            let mut suspicion = check(t, report, pool, server, self.wait).or_else(paused)?;
             let name = (&report.pooler, &pool.database, &pool.user);
             if deadlocked
                 .iter()
@@ -93,6 +101,7 @@ impl Saturation {
             }
             Some(suspicion)
         });
+        let suspicions = suspicions.chain(client_limit::check(t, report));
         let suspicions = suspicions.collect();
         let truncated = report.truncated;
         self.watch.settle(Looked::server(t), suspicions, |key| {
@@ -164,14 +173,16 @@ fn check(
         return None;
     };
     Some(Suspicion {
-        key: format!(
-            "{}\u{1f}{}\u{1f}{}",
-            report.pooler, pool.database, pool.user
-        ),
+        key: key(report, &pool.database, &pool.user),
         stance,
         onset_at: t - wait,
         account: account(report, pool, database, server),
     })
+}
+
+/// Of a pool, or of the whole pooler where both names are empty.
+fn key(report: &PgbouncerReport, database: &str, user: &str) -> String {
+    format!("{}\u{1f}{database}\u{1f}{user}", report.pooler)
 }
 
 fn account(

@@ -49,6 +49,8 @@ pub struct Reach {
     standby_since: Option<UnixSeconds>,
     /// Since when it has not served, and the looks since.
     lost: Option<(UnixSeconds, u32)>,
+    /// What the newest failed look said.
+    said: Option<String>,
     /// Poolers that cannot log in to it either, with the clients that wait.
     stuck: Vec<(String, u32)>,
 }
@@ -64,6 +66,7 @@ impl Reach {
             served_at: None,
             standby_since: None,
             lost: None,
+            said: None,
             stuck: Vec::new(),
         }
     }
@@ -112,6 +115,7 @@ impl Reach {
             return;
         }
         let sight = Self::sight(report);
+        self.said.clone_from(&report.error_text);
         self.follow_role(t, sight);
         let suspicions = match sight {
             Sight::Serves => {
@@ -220,6 +224,9 @@ impl Reach {
                 "it was last seen as a primary {} ago",
                 words::duration(t - served_at)
             ));
+        }
+        if let Some(said) = &self.said {
+            evidence.push(format!("the last look failed: {said}"));
         }
         evidence.extend(self.stuck.iter().map(|(pooler, clients)| {
             format!(

@@ -99,6 +99,14 @@ impl AdvisoryLocks {
         self.declared_before.insert(key.to_owned(), declared);
     }
 
+    /// Another postmaster answers: no backend of the one before it holds anything
+    /// any more. What a prepared transaction holds is still held.
+    pub fn server_restarted(&mut self) {
+        self.tracked
+            .retain(|identity, _| !identity.prepared.is_empty());
+        self.declared_before.clear();
+    }
+
     /// Judges every lock by the newest looks.
     pub fn observe(&mut self, looks: &Looks<'_>, spins: &Spins) {
         let new_poll = self.polled_at != Some(looks.at);

@@ -18,11 +18,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::config::{Dsn, PgbouncerConfig};
+use crate::observe::address::Resolver;
+use crate::observe::failure::Expected;
+use crate::observe::login::Logins;
 use crate::observe::poll::READ_TIMEOUT;
 use crate::observe::{PollError, Source};
 use crate::sample::{
-    ClientSocket, FailureReason, Lists, PgbouncerReport, PoolDatabase, PoolerConfig, Report,
-    ServerSocket,
+    ClientSocket, Lists, PgbouncerReport, PoolDatabase, PoolerConfig, Report, ServerSocket,
 };
 
 pub mod clients;
@@ -56,6 +58,8 @@ pub struct PgbouncerSource {
     config: PgbouncerConfig,
     wanted: WantedClients,
     console: Option<Console>,
+    logins: Logins<Session>,
+    resolver: Resolver,
 }
 
 impl PgbouncerSource {
@@ -65,6 +69,8 @@ impl PgbouncerSource {
             config: config.clone(),
             wanted,
             console: None,
+            logins: Logins::default(),
+            resolver: Resolver::default(),
         }
     }
 
@@ -90,7 +96,11 @@ impl Source for PgbouncerSource {
         // which may still owe an answer.
         let mut console = match self.console.take() {
             Some(console) => console,
-            None => Console::new(Session::open(dsn).await?, self.config.interval),
+            None => {
+                let begin = || Session::log_in(dsn.clone(), self.resolver.clone());
+                let session = self.logins.next(dsn, Expected::Pgbouncer, begin).await?;
+                Console::new(session, self.config.interval)
+            }
         };
         let wants_clients = self.wanted.borrow().contains(&self.config.name);
         let mut report = within(dsn, READ_TIMEOUT, console.look(dsn, wants_clients)).await?;
@@ -100,11 +110,11 @@ impl Source for PgbouncerSource {
         Ok(Report::Pgbouncer(report))
     }
 
-    fn failure(&self, reason: FailureReason) -> Report {
+    fn failure(&self, error: &PollError) -> Report {
         Report::Pgbouncer(PgbouncerReport {
             pooler: self.config.name.clone(),
             target: self.config.target.clone(),
-            error: Some(reason),
+            error: Some(error.reason),
             ..PgbouncerReport::default()
         })
     }

@@ -9,10 +9,12 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::config::Dsn;
+use crate::observe::address::{self, Resolver};
 use crate::observe::failure::{self, Expected};
 use crate::observe::{PollError, tls};
 use crate::sample::FailureReason;
@@ -25,6 +27,17 @@ const VERSION: &str = "SHOW VERSION";
 pub struct Session {
     client: Client,
     version: Option<String>,
+    _driver: Driver,
+}
+
+/// The task that moves the bytes. It ends with its value: a pooler that does not
+/// answer would keep it, and the socket, for ever.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Session {
@@ -33,20 +46,31 @@ impl Session {
     /// # Errors
     /// The console cannot be reached, does not let us in, or is none.
     pub async fn open(dsn: &Dsn) -> Result<Self, PollError> {
-        within(dsn, dsn.connect_timeout, async {
-            let client = log_in(dsn).await?;
-            let answer = client
-                .simple_query(VERSION)
-                .await
-                .map(Answer::new)
-                .map_err(|error| no_console(error, dsn))?;
-            let version = answer
-                .iter()
-                .next()
-                .and_then(|row| row.text("version").map(version_number));
-            Ok(Self { client, version })
+        let login = Self::log_in(dsn.clone(), Resolver::default());
+        within(dsn, dsn.connect_timeout, login).await
+    }
+
+    /// The same without an end, for who waits for more than one.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn log_in(dsn: Dsn, resolver: Resolver) -> Result<Self, PollError> {
+        let dsn = &dsn;
+        let (client, driver) = log_in(dsn, &resolver).await?;
+        let answer = client
+            .simple_query(VERSION)
+            .await
+            .map(Answer::new)
+            .map_err(|error| no_console(error, dsn))?;
+        let version = answer
+            .iter()
+            .next()
+            .and_then(|row| row.text("version").map(version_number));
+        Ok(Self {
+            client,
+            version,
+            _driver: driver,
         })
-        .await
     }
 
     /// For example `1.18.0`. Versions before 1.12 tell it in a NOTICE, which is
@@ -80,15 +104,19 @@ pub async fn within<T>(
     }
 }
 
-async fn log_in(dsn: &Dsn) -> Result<Client, PollError> {
+async fn log_in(dsn: &Dsn, resolver: &Resolver) -> Result<(Client, Driver), PollError> {
     let mut config = tokio_postgres::Config::new();
+    resolver.fill(&mut config, dsn).await?;
     config
-        .host(&dsn.host)
-        .port(dsn.port)
         .user(&dsn.user)
         .dbname(&dsn.database)
         .application_name("snowpit")
-        .connect_timeout(dsn.connect_timeout);
+        .connect_timeout(address::patience(dsn))
+        // As for PostgreSQL: a peer that vanished without a word.
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(10));
     tls::secure(&mut config, dsn);
     if let Some(password) = &dsn.password {
         config.password(password);
@@ -97,10 +125,11 @@ async fn log_in(dsn: &Dsn) -> Result<Client, PollError> {
         .connect(tls::connector(dsn).await?)
         .await
         .map_err(|error| no_login(error, dsn))?;
-    // It ends when the client is dropped, after it has said goodbye; what ends
-    // it before that shows in the next answer.
-    tokio::spawn(connection);
-    Ok(client)
+    let driver = Driver(tokio::spawn(async move {
+        // What ends it shows in the next answer.
+        let _ = connection.await;
+    }));
+    Ok((client, driver))
 }
 
 /// `PgBouncer 1.18.0` → `1.18.0`; another pooler's name stays.

@@ -24,11 +24,12 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 
 use crate::config::{Dsn, PostgresConfig};
+use crate::observe::address::Resolver;
+use crate::observe::failure::{self, Expected};
+use crate::observe::login::Logins;
 use crate::observe::poll::READ_TIMEOUT;
-use crate::observe::{PollError, Source, failure};
-use crate::sample::{
-    Backend, Blocking, FailureReason, PostgresReport, Report, StatementCalls, UnixSeconds,
-};
+use crate::observe::{PollError, Source};
+use crate::sample::{Backend, Blocking, PostgresReport, Report, StatementCalls, UnixSeconds};
 
 use activity::Activity;
 use database::Names;
@@ -51,11 +52,25 @@ const CHEAP_STATISTICS: u32 = 150_000;
 /// Looks between two readings of the statistics where they are dear.
 const DEAR_STATISTICS_EVERY: u64 = 10;
 
+/// How long a session that was late is waited for once more, before another is
+/// asked for.
+const LATE_ANSWER: Duration = Duration::from_secs(1);
+
+/// Longest account of a failure that goes with its sample, in characters.
+const MAX_ERROR_TEXT: usize = 500;
+
 /// A PostgreSQL server to be polled.
 pub struct PostgresSource {
     name: String,
     dsn: Dsn,
     session: Option<Session>,
+    /// One that did not answer in time, until there is another: where nobody else
+    /// is let in, it is the only one that there can be.
+    late: Option<Session>,
+    logins: Logins<Session>,
+    resolver: Resolver,
+    /// The start of the server that the names below are of.
+    postmaster: Option<SystemTime>,
     names: Names,
     names_read: Option<Instant>,
     relations: Relations,
@@ -69,6 +84,10 @@ impl PostgresSource {
             name: config.name.clone(),
             dsn: config.connection.clone(),
             session: None,
+            late: None,
+            logins: Logins::default(),
+            resolver: Resolver::default(),
+            postmaster: None,
             names: Names::default(),
             names_read: None,
             relations: Relations::new(Instant::now()),
@@ -82,17 +101,52 @@ impl PostgresSource {
     /// # Errors
     /// When the server cannot be reached or does not answer in time.
     pub async fn look(&mut self) -> Result<PostgresReport, PollError> {
-        // The session is put back only after a whole look: after an error, or
-        // when this future is dropped halfway, its state is unknown.
+        // Taken out: when this future is dropped halfway, its state is unknown.
         let session = match self.session.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
-            None => Session::open(&self.dsn).await?,
+            None => self.log_in().await?,
         };
-        let report = tokio::time::timeout(READ_TIMEOUT, self.read(&session))
-            .await
-            .unwrap_or_else(|_| Err(failure::timed_out(&self.dsn, READ_TIMEOUT.as_secs_f64())))?;
-        self.session = Some(session);
-        Ok(report)
+        let read = tokio::time::timeout(READ_TIMEOUT, self.read(&session)).await;
+        match read {
+            Ok(Ok(report)) => {
+                self.session = Some(session);
+                Ok(report)
+            }
+            Ok(Err(error)) => {
+                // What a server refuses or cancels leaves the session sound, and
+                // in a full server there may be no other.
+                if error.is_answer() {
+                    self.session = Some(session);
+                }
+                Err(error)
+            }
+            Err(_) => {
+                self.late = Some(session);
+                Err(failure::timed_out(&self.dsn, READ_TIMEOUT.as_secs_f64()))
+            }
+        }
+    }
+
+    /// A session: the late one, or a new one. Oids and counters of another
+    /// server, or of an earlier life of this one, mean nothing here.
+    async fn log_in(&mut self) -> Result<Session, PollError> {
+        if let Some(late) = self.late.take().filter(|late| !late.is_closed()) {
+            if late.answers(LATE_ANSWER).await {
+                return Ok(late);
+            }
+            self.late = Some(late);
+        }
+        let begin = || Session::log_in(self.dsn.clone(), self.resolver.clone());
+        let login = self.logins.next(&self.dsn, Expected::Postgres, begin);
+        let session = login.await?;
+        self.late = None;
+        if self.postmaster.replace(session.started_at) != Some(session.started_at) {
+            self.names = Names::default();
+            self.names_read = None;
+            self.relations = Relations::new(Instant::now());
+            self.statements = Statements::default();
+        }
+        Ok(session)
     }
 
     async fn read(&mut self, session: &Session) -> Result<PostgresReport, PollError> {
@@ -122,6 +176,7 @@ impl PostgresSource {
         Ok(PostgresReport {
             target: self.name.clone(),
             error: None,
+            error_text: None,
             server: Some(facts.server),
             sessions_opened_total: facts.sessions_opened_total,
             groups,
@@ -295,10 +350,11 @@ impl Source for PostgresSource {
         self.look().await.map(Report::Postgres)
     }
 
-    fn failure(&self, reason: FailureReason) -> Report {
+    fn failure(&self, error: &PollError) -> Report {
         Report::Postgres(PostgresReport {
             target: self.name.clone(),
-            error: Some(reason),
+            error: Some(error.reason),
+            error_text: Some(error.message.chars().take(MAX_ERROR_TEXT).collect()),
             ..PostgresReport::default()
         })
     }

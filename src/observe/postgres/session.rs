@@ -5,12 +5,13 @@
 //! first statement on, they cost no round trip, and a pooler in the way gives
 //! itself away by refusing or losing them.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, Statement};
 
 use crate::config::Dsn;
+use crate::observe::address::{self, Resolver};
 use crate::observe::failure::{self, Expected};
 use crate::observe::postgres::{activity, database, locks, server};
 use crate::observe::{PollError, tls};
@@ -33,12 +34,15 @@ const OLDEST: u32 = 140_000;
 /// * `work_mem`: the rows of 10,000 backends stay out of temporary files.
 /// * `jit`, `plan_cache_mode`, parallel workers: the same plan, at once, always.
 /// * `search_path`: nobody's function shadows a built-in one.
+/// * `tcp_keepalives_*`: the server ends the session within half a minute of our
+///   machine being gone, and does not keep a slot for it for two hours.
 fn options() -> String {
     format!(
         "-c statement_timeout={STATEMENT_TIMEOUT} -c lock_timeout=100ms \
          -c idle_in_transaction_session_timeout=5s -c default_transaction_read_only=on \
          -c work_mem=32MB -c jit=off -c plan_cache_mode=force_generic_plan \
-         -c max_parallel_workers_per_gather=0 -c search_path=pg_catalog"
+         -c max_parallel_workers_per_gather=0 -c search_path=pg_catalog \
+         -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
     )
 }
 
@@ -47,16 +51,21 @@ pub struct Session {
     pub client: Client,
     /// `server_version_num`.
     pub version: u32,
+    /// Of the postmaster: two with the same are one server, in one life.
+    pub started_at: SystemTime,
     pub activity: Statement,
     pub locks: Statement,
     pub facts: Statement,
-    driver: JoinHandle<()>,
+    driver: Driver,
 }
 
-impl Drop for Session {
+/// The task that moves the bytes.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        // Closes the socket even when the driver waits for an answer.
-        self.driver.abort();
+        // Closes the socket even when an answer is waited for.
+        self.0.abort();
     }
 }
 
@@ -69,19 +78,32 @@ impl Session {
     /// what answers is a PgBouncer.
     pub async fn open(dsn: &Dsn) -> Result<Self, PollError> {
         let limit = dsn.connect_timeout;
-        tokio::time::timeout(limit, Self::open_unbounded(dsn))
+        tokio::time::timeout(limit, Self::log_in(dsn.clone(), Resolver::default()))
             .await
             .unwrap_or_else(|_| Err(failure::timed_out(dsn, limit.as_secs_f64())))
     }
 
     /// True when the connection is known to be gone.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed() || self.driver.is_finished()
+        self.client.is_closed() || self.driver.0.is_finished()
     }
 
-    async fn open_unbounded(dsn: &Dsn) -> Result<Self, PollError> {
+    /// Whether it answers at all within `patience`.
+    pub async fn answers(&self, patience: Duration) -> bool {
+        let asked = tokio::time::timeout(patience, self.client.simple_query("")).await;
+        matches!(asked, Ok(Ok(_)))
+    }
+
+    /// As [`open`](Self::open) without an end, for who waits for more than one.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn log_in(dsn: Dsn, resolver: Resolver) -> Result<Self, PollError> {
+        let dsn = &dsn;
         let refused = |error| failure::connecting(error, dsn, Expected::Postgres);
-        let (client, connection) = driver_config(dsn)
+        let mut config = driver_config(dsn);
+        resolver.fill(&mut config, dsn).await?;
+        let (client, connection) = config
             .connect(tls::connector(dsn).await?)
             .await
             .map_err(refused)?;
@@ -89,36 +111,26 @@ impl Session {
         if banner.ends_with("/bouncer") {
             return Err(pooler_in_the_way(dsn, "its admin console answered"));
         }
-        let driver = tokio::spawn(async move {
+        let driver = Driver(tokio::spawn(async move {
             // The reason reaches the statement that was waiting.
             let _ = connection.await;
-        });
-        let version = match check(&client, dsn).await {
-            Ok(version) => version,
-            Err(error) => {
-                driver.abort();
-                return Err(error);
-            }
-        };
-        let prepared = tokio::try_join!(
+        }));
+        let (version, started_at) = check(&client, dsn).await?;
+        let (activity, locks, facts) = tokio::try_join!(
             client.prepare(activity::SQL),
             client.prepare(locks::SQL),
             client.prepare(server::SQL),
-        );
-        match prepared {
-            Ok((activity, locks, facts)) => Ok(Self {
-                client,
-                version,
-                activity,
-                locks,
-                facts,
-                driver,
-            }),
-            Err(error) => {
-                driver.abort();
-                Err(failure::asking(error, dsn, "preparing statements"))
-            }
-        }
+        )
+        .map_err(|error| failure::asking(error, dsn, "preparing statements"))?;
+        Ok(Self {
+            client,
+            version,
+            started_at,
+            activity,
+            locks,
+            facts,
+            driver,
+        })
     }
 
     /// The names of databases and roles; see [`database::Names`].
@@ -135,13 +147,11 @@ impl Session {
 fn driver_config(dsn: &Dsn) -> Config {
     let mut config = Config::new();
     config
-        .host(&dsn.host)
-        .port(dsn.port)
         .user(&dsn.user)
         .dbname(&dsn.database)
         .application_name(APPLICATION)
         .options(options())
-        .connect_timeout(dsn.connect_timeout)
+        .connect_timeout(address::patience(dsn))
         // A peer that vanished without a word is noticed within some 25 s.
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))
@@ -154,12 +164,14 @@ fn driver_config(dsn: &Dsn) -> Config {
     config
 }
 
-/// Learns the version, and that our settings have arrived.
-async fn check(client: &Client, dsn: &Dsn) -> Result<u32, PollError> {
+/// Learns the version and the start of the server, and that our settings have
+/// arrived.
+async fn check(client: &Client, dsn: &Dsn) -> Result<(u32, SystemTime), PollError> {
     let row = client
         .query_typed(
             "SELECT current_setting('server_version_num')::int4 AS version, \
              current_setting('server_version') AS words, \
+             pg_postmaster_start_time() AS started_at, \
              current_setting('statement_timeout') AS statement_timeout",
             &[],
         )
@@ -171,11 +183,12 @@ async fn check(client: &Client, dsn: &Dsn) -> Result<u32, PollError> {
                     row.try_get::<_, i32>("version")?,
                     row.try_get::<_, String>("words")?,
                     row.try_get::<_, String>("statement_timeout")?,
+                    row.try_get::<_, SystemTime>("started_at")?,
                 )))
             })
         })
         .map_err(|error| failure::asking(error, dsn, "reading the version"))?;
-    let Some((version, words, timeout)) = row else {
+    let Some((version, words, timeout, started_at)) = row else {
         return Err(PollError::new(
             FailureReason::Protocol,
             format!("{dsn} does not tell its version: give the address of a PostgreSQL server"),
@@ -196,7 +209,7 @@ async fn check(client: &Client, dsn: &Dsn) -> Result<u32, PollError> {
             ),
         ));
     }
-    Ok(version)
+    Ok((version, started_at))
 }
 
 fn pooler_in_the_way(dsn: &Dsn, proof: &str) -> PollError {

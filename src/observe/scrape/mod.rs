@@ -25,7 +25,7 @@ use crate::observe::poll::unix_now;
 use crate::observe::rejections::Rejections;
 use crate::observe::traffic::Account;
 use crate::observe::{PollError, Source};
-use crate::sample::{FailureReason, Report, TrafficReport, TrafficVia};
+use crate::sample::{Report, TrafficReport, TrafficVia};
 use client::Client;
 pub use client::secret;
 use page::{Page, Wanted};
@@ -151,7 +151,7 @@ impl Source for ScrapeSource {
         std::mem::take(&mut self.further)
     }
 
-    fn failure(&self, _: FailureReason) -> Report {
+    fn failure(&self, _: &PollError) -> Report {
         self.nothing()
     }
 }

@@ -126,7 +126,7 @@ fn a_refused_login_opens_it_at_once() {
     assert_eq!(first.severity, Severity::Critical);
     assert_eq!(
         first.summary,
-        "main refuses logins: its connection slots are gone"
+        "main refuses connections: all its slots are taken"
     );
     assert!(first.evidence[0].contains("53300"));
 
@@ -136,7 +136,7 @@ fn a_refused_login_opens_it_at_once() {
     assert_eq!(finding.onset_at, 1.0);
     assert_eq!(
         finding.summary,
-        "main refuses logins: its 100 connection slots are gone"
+        "main refuses connections: all 100 slots are taken"
     );
     assert!(finding.evidence[1].starts_with("at the last good poll 40 of 100"));
     // Back again, with room: closed after the hold time.
