@@ -19,6 +19,10 @@ const STOP: &[StopStep] = &[
 ];
 /// `initdb` removes what it made when it is interrupted.
 const STOP_INITDB: &[StopStep] = &[(Signal::SIGINT, Duration::from_secs(2))];
+/// Tries of a server to start in the place of one that was killed: its other
+/// processes notice that within moments.
+const AGAIN_ATTEMPTS: u32 = 20;
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 const PROGRAM: &str = "postgres";
 const BINDIR: &str = "SNOWPIT_PG_BINDIR";
 
@@ -65,7 +69,8 @@ pub struct Postgres {
     process: ServerProcess,
     home: Home,
     port: u16,
-    password: Option<String>,
+    bindir: PathBuf,
+    options: PostgresOptions,
 }
 
 impl Postgres {
@@ -80,8 +85,31 @@ impl Postgres {
             Some(bindir) => bindir.clone(),
             None => find_bindir()?,
         };
-        let mut home = Home::new(PROGRAM)?;
+        let home = Home::new(PROGRAM)?;
         initdb(&home, &bindir, &options.auth).await?;
+        Self::serve(home, bindir, options).await
+    }
+
+    /// A hot standby of this server, with the same options, that follows it.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start); `pg_basebackup` must be beside `postgres`.
+    pub async fn standby(&self) -> Result<Self, ServerError> {
+        let home = Home::new(PROGRAM)?;
+        base_backup(&home, &self.bindir, self.port).await?;
+        let options = PostgresOptions {
+            port: None,
+            ..self.options.clone()
+        };
+        Self::serve(home, self.bindir.clone(), options).await
+    }
+
+    /// A server on the cluster in `home`.
+    async fn serve(
+        mut home: Home,
+        bindir: PathBuf,
+        options: PostgresOptions,
+    ) -> Result<Self, ServerError> {
         let mut attempts = PORT_ATTEMPTS;
         let mut wanted = options.port;
         loop {
@@ -120,10 +148,8 @@ impl Postgres {
             process,
             home,
             port,
-            password: match &options.auth {
-                PostgresAuth::Trust => None,
-                PostgresAuth::Scram(password) => Some(password.clone()),
-            },
+            bindir: bindir.to_path_buf(),
+            options: options.clone(),
         };
         let superuser = server.config("postgres", "postgres");
         let ready = super::await_ready(&server.home, &server.process, || async {
@@ -183,6 +209,45 @@ impl Postgres {
         Ok(client.batch_execute(sql).await?)
     }
 
+    /// Fast shutdown that keeps the files.
+    pub async fn shut_down(&self) {
+        self.process.signal(Signal::SIGINT);
+        self.process.ended().await;
+    }
+
+    /// After its processes were killed from outside: until that is known here.
+    pub async fn ended(&self) {
+        self.process.ended().await;
+    }
+
+    /// Serves again from the same files at the same port, after it has ended in
+    /// whatever way.
+    ///
+    /// # Errors
+    /// It does not start, with the end of its log.
+    pub async fn start_again(&mut self) -> Result<(), ServerError> {
+        let mut attempts = AGAIN_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            let _ = std::fs::remove_file(self.home.log_path());
+            self.process = spawn(&self.home, &self.bindir, &self.options, self.port)?;
+            let superuser = self.config("postgres", "postgres");
+            let ready = super::await_ready(&self.home, &self.process, || answers(&superuser));
+            match ready.await {
+                Ok(()) => return Ok(()),
+                // The last of its processes are not gone yet.
+                Err(_) if attempts > 0 => tokio::time::sleep(AGAIN_AFTER).await,
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(Failure::PortTaken) => {
+                    return Err(ServerError::NotReady {
+                        program: PROGRAM,
+                        log: self.home.log_tail(),
+                    });
+                }
+            }
+        }
+    }
+
     /// Fast shutdown without blocking the runtime.
     pub async fn stop(self) {
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
@@ -196,7 +261,7 @@ impl Postgres {
             .user(user)
             .dbname(database)
             .connect_timeout(Duration::from_secs(10));
-        if let Some(password) = &self.password {
+        if let PostgresAuth::Scram(password) = &self.options.auth {
             config.password(password);
         }
         config
@@ -280,6 +345,31 @@ async fn initdb(home: &Home, bindir: &Path, auth: &PostgresAuth) -> Result<(), S
     }
     Err(ServerError::Ended {
         program: INITDB,
+        status,
+        log: home.log_tail(),
+    })
+}
+
+async fn base_backup(home: &Home, bindir: &Path, port: u16) -> Result<(), ServerError> {
+    const BASE_BACKUP: &str = "pg_basebackup";
+    let mut command = home.command(&bindir.join(BASE_BACKUP))?;
+    command
+        .args(["--no-sync", "-h", "127.0.0.1", "-U", "postgres"])
+        .args(["-c", "fast", "-X", "stream", "-R", "-p"])
+        .arg(port.to_string())
+        .arg("-D")
+        .arg(home.path().join("data"));
+    let process =
+        ServerProcess::spawn(command, STOP_INITDB).map_err(|source| ServerError::Spawn {
+            program: BASE_BACKUP,
+            source,
+        })?;
+    let status = process.ended().await;
+    if status.success() {
+        return Ok(());
+    }
+    Err(ServerError::Ended {
+        program: BASE_BACKUP,
         status,
         log: home.log_tail(),
     })

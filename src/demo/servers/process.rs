@@ -90,7 +90,7 @@ impl ServerProcess {
 
     /// Goes to the whole group: `initdb` has helpers. PostgreSQL's backends
     /// have sessions of their own, and their postmaster sees to them.
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         let ended = self.end.lock();
         if ended.is_none() {
             // The only error left is a program that changed its user; the next

@@ -132,6 +132,8 @@ impl PostgresSource {
     async fn log_in(&mut self) -> Result<Session, PollError> {
         if let Some(late) = self.late.take().filter(|late| !late.is_closed()) {
             if late.answers(LATE_ANSWER).await {
+                // Who is on the way in is not needed any more.
+                self.logins = Logins::default();
                 return Ok(late);
             }
             self.late = Some(late);
