@@ -137,6 +137,8 @@ mod tests {
             database: "postgres".into(),
             ssl_mode: crate::config::SslMode::Disable,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: crate::config::ChannelBinding::default(),
             connect_timeout: Duration::from_secs(5),
         }
     }

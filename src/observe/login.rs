@@ -134,6 +134,8 @@ mod tests {
             database: "postgres".into(),
             ssl_mode: crate::config::SslMode::Disable,
             ssl_root_cert: None,
+            client_certificate: None,
+            channel_binding: crate::config::ChannelBinding::default(),
             connect_timeout: Duration::from_millis(10),
         }
     }
@@ -162,7 +164,7 @@ mod tests {
             patience: Duration::from_millis(50),
             ..Logins::default()
         };
-        let mut attempt = async |logins: &mut Logins<Under>| {
+        let attempt = async |logins: &mut Logins<Under>| {
             let (open, begun, door) = (Arc::clone(&open), Arc::clone(&begun), Arc::clone(&door));
             let begin = || async move {
                 begun.fetch_add(1, Ordering::SeqCst);
