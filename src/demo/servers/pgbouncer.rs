@@ -195,6 +195,18 @@ impl PgBouncer {
             .collect())
     }
 
+    /// Writes another configuration and has it read again (`RELOAD`). Port and
+    /// users stay what they are.
+    ///
+    /// # Errors
+    /// The file cannot be written, or what PgBouncer says.
+    pub async fn reload(&self, options: &PgBouncerOptions) -> Result<(), ServerError> {
+        let users = self.home.path().join("users.txt");
+        let text = ini(options, self.port, self.home.path(), &users);
+        self.home.write("pgbouncer.ini", &text)?;
+        self.console("RELOAD").await.map(drop)
+    }
+
     /// A connection through the pool; its task runs until the client is
     /// dropped. In transaction mode use the simple protocol only: PgBouncer
     /// before 1.21 knows no prepared statements there.

@@ -57,6 +57,7 @@ impl Saturation {
         let new = &settings.detect.pool_saturation;
         if new.enabled == self.enabled {
             self.wait = new.wait;
+            self.hold = new.hold;
             self.watch.retune(new.hold, new.resolve_after);
         } else {
             *self = Self::new(settings);
