@@ -5,6 +5,7 @@ pub mod demo;
 pub mod eval;
 pub mod incidents;
 pub mod locks;
+mod log_queue;
 pub mod replay;
 pub mod run;
 pub mod shell;
@@ -16,7 +17,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use log_queue::LogQueue;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// Observability for PostgreSQL behind PgBouncer: which endpoint started this
 /// connection avalanche, and which advisory lock is held by nobody.
@@ -74,10 +77,13 @@ enum LogFormat {
     Json,
 }
 
+/// Behind the number of lines.
+const DROPPED: &str = "lines of the log were dropped here, because nobody read it";
+
 /// Runs the command that was asked for.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging(cli.log_format, cli.command.usual_log());
+    let queue = start_logging(&cli);
     let outcome = match cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
@@ -90,10 +96,14 @@ pub async fn main() -> ExitCode {
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
     };
-    outcome.unwrap_or_else(|error| {
+    let status = outcome.unwrap_or_else(|error| {
         complain(format_args!("snowpit: {error:#}"));
         ExitCode::FAILURE
-    })
+    });
+    if let Some(queue) = queue {
+        queue.finish();
+    }
+    status
 }
 
 /// Writes results to stdout. A reader that has seen enough, as `head` has, is
@@ -112,14 +122,26 @@ pub fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-fn start_logging(format: LogFormat, usual: &str) {
+/// Only the daemon logs behind a queue: whoever types a command reads its log in
+/// order with its results.
+fn start_logging(cli: &Cli) -> Option<LogQueue> {
+    let usual = cli.command.usual_log();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    let queue = match (&cli.command, cli.log_format) {
+        (Command::Run(_), LogFormat::Text) => LogQueue::start(io::stderr(), dropped_in_text).ok(),
+        (Command::Run(_), LogFormat::Json) => LogQueue::start(io::stderr(), dropped_in_json).ok(),
+        _ => None,
+    };
+    let writer = match &queue {
+        Some(queue) => BoxMakeWriter::new(queue.clone()),
+        None => BoxMakeWriter::new(io::stderr),
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // It would tell of them on the stream that just failed, and panic there.
         .log_internal_errors(false)
-        .with_writer(io::stderr);
-    match format {
+        .with_writer(writer);
+    match cli.log_format {
         LogFormat::Text => {
             let colour = io::IsTerminal::is_terminal(&io::stderr())
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -127,4 +149,14 @@ fn start_logging(format: LogFormat, usual: &str) {
         }
         LogFormat::Json => log.json().init(),
     }
+    queue
+}
+
+fn dropped_in_text(lines: u64) -> String {
+    format!("WARN {lines} {DROPPED}")
+}
+
+fn dropped_in_json(lines: u64) -> String {
+    let fields = serde_json::json!({"message": DROPPED, "lines": lines});
+    serde_json::json!({"level": "WARN", "fields": fields}).to_string()
 }

@@ -1,9 +1,11 @@
 //! `snowpit run`: the daemon.
 
+use std::backtrace::BacktraceStatus;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
@@ -13,6 +15,10 @@ use crate::expose::web::Reloader;
 /// How long all rooms together may take to stop. With the half second that the
 /// last threads get it is five seconds; service managers kill after ten.
 const GRACE: Duration = Duration::from_millis(4_400);
+
+/// Every place of the three listeners (700 and twice 512), and what sources,
+/// pushes and files take.
+const FILES_WANTED: u64 = 2_048;
 
 /// Watch the configured servers until told to stop.
 #[derive(Debug, clap::Args)]
@@ -37,6 +43,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    raise_file_limit();
+    tell_panics();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // Unhandled, it would end the process while the daemon starts.
@@ -75,6 +83,37 @@ async fn reload_at(mut hangup: Signal, reloader: Reloader) {
             let _ = reloader.reload().await;
         });
     }
+}
+
+/// Whoever starts programs gives them few file descriptors, for those that count
+/// them in an `int` of 1983, and lets them have more for the asking.
+fn raise_file_limit() {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let wanted = hard.min(FILES_WANTED).max(soft);
+    if soft < wanted {
+        // The warning says what there is, if this does not help.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted, hard);
+    }
+    if wanted < FILES_WANTED {
+        tracing::warn!(
+            limit = wanted,
+            "few file descriptors: when they are gone new connections wait until others end; \
+             raise the limit to {FILES_WANTED} (ulimit -n, LimitNOFILE=)"
+        );
+    }
+}
+
+/// A panic is told in the log, whose lines never wait for a reader.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        match backtrace.status() {
+            BacktraceStatus::Captured => tracing::error!("{panic}\n{backtrace}"),
+            _ => tracing::error!("{panic}"),
+        }
+    }));
 }
 
 fn env(name: &str) -> Option<String> {

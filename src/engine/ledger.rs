@@ -137,7 +137,8 @@ impl Ledger {
                 continue;
             };
             let mut incident = Incident::clone(&open.incident);
-            incident.resolved_at = Some(t);
+            // A clock that was set back ends nothing before it began.
+            incident.resolved_at = Some(t.max(incident.opened_at));
             let incident = Arc::new(incident);
             effects.push(effect(t, Event::Resolved, &incident, &subject.key));
             self.resolved.push_front(incident);

@@ -1,7 +1,7 @@
 //! The accept loop of every listener: a bounded number of connections, each with
 //! a task and deadlines of its own, all let finish at shutdown.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +11,7 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +33,9 @@ const STREAMS: u32 = 32;
 
 /// How often a silent gRPC connection is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(30);
+
+/// Between two log lines on failed accepts.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Pause after a failed accept: out of file descriptors, it fails again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -122,6 +125,14 @@ struct Host {
     stop: CancellationToken,
     http1: http1::Builder,
     http2: http2::Builder<TokioExecutor>,
+    not_accepted: Mutex<NotAccepted>,
+}
+
+/// How often accepting failed since it was last logged.
+#[derive(Debug, Default)]
+struct NotAccepted {
+    at: Option<Instant>,
+    since: u64,
 }
 
 impl Host {
@@ -144,6 +155,7 @@ impl Host {
             stop,
             http1,
             http2,
+            not_accepted: Mutex::default(),
         }
     }
 
@@ -156,7 +168,22 @@ impl Host {
     /// Out of file descriptors, a silent connection has one to give.
     fn not_accepted(&self, error: &std::io::Error, places: &Places) {
         let listener = self.door.listener.as_str();
-        tracing::warn!(%error, listener, "could not accept a connection");
+        let mut told = self
+            .not_accepted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        told.since += 1;
+        if told.at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
+            let times = std::mem::take(&mut told.since);
+            told.at = Some(Instant::now());
+            tracing::warn!(
+                %error,
+                listener,
+                times,
+                "could not accept a connection; it waits, and is tried again ten times a second"
+            );
+        }
+        drop(told);
         if let Some(displaced) = places.make_room() {
             self.refused(Refusal::Displaced, displaced);
         }

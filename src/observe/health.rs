@@ -234,7 +234,8 @@ impl SourceHandle {
 }
 
 fn due(logged: Option<UnixSeconds>, now: UnixSeconds) -> bool {
-    logged.is_none_or(|last| now - last >= LOG_EVERY)
+    // Also when the clock was set back.
+    logged.is_none_or(|last| (now - last).abs() >= LOG_EVERY)
 }
 
 impl Entry {
@@ -363,6 +364,7 @@ mod tests {
         assert!(due(None, 5.0));
         assert!(!due(Some(5.0), 64.0));
         assert!(due(Some(5.0), 65.0));
+        assert!(due(Some(5_000.0), 65.0), "the clock was set back");
     }
 
     #[test]

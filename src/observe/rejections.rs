@@ -80,7 +80,10 @@ impl Rejections {
 impl Entry {
     /// What to log: the count since the last line.
     fn due(&mut self, at: UnixSeconds) -> Option<u64> {
-        if self.logged_at.is_some_and(|last| at - last < LOG_EVERY) {
+        if self
+            .logged_at
+            .is_some_and(|last| (at - last).abs() < LOG_EVERY)
+        {
             return None;
         }
         let since = self.count - self.logged_count;

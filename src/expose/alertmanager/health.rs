@@ -103,9 +103,9 @@ impl PushHealth {
     pub(super) fn failed(&self, name: &str, error: &SendError, at: UnixSeconds) {
         if let Some(state) = self.lock().get_mut(name) {
             *state.failures.entry(error.failure).or_insert(0) += 1;
-            let silent = state
-                .logged
-                .is_some_and(|(last, logged)| last == error.failure && at - logged < LOG_EVERY);
+            let silent = state.logged.is_some_and(|(last, logged)| {
+                last == error.failure && (at - logged).abs() < LOG_EVERY
+            });
             if !silent {
                 state.logged = Some((error.failure, at));
                 let reason = error.failure.as_str();

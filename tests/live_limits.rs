@@ -1,0 +1,278 @@
+//! A daemon that may have little: few file descriptors, nobody who reads its log,
+//! little memory.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::Stage;
+use common::daemon::{Daemon, until};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+/// Descriptors that the daemon may have; it needs some forty by itself.
+const FILES: u64 = 90;
+
+/// Connections that somebody opens all the same.
+const FLOOD: usize = 160;
+
+/// What the contract of this test gives it, in MiB: the development build with
+/// everything below on top of it.
+const MEMORY: f64 = 160.0;
+
+/// Backends that wait in one queue, and requests of a flood.
+const WAITERS: usize = 60;
+const EXPORTS: usize = 3_000;
+
+fn limit(command: &mut Command, resource: Resource, value: u64) {
+    // SAFETY: setrlimit is a plain system call; nothing here allocates.
+    unsafe {
+        command.pre_exec(move || Ok(setrlimit(resource, value, value)?));
+    }
+}
+
+/// Resident memory now and at its highest, in MiB.
+fn memory(pid: i32) -> (f64, f64) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let of = |name: &str| {
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+            / 1024.0
+    };
+    (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// When our session at the server began.
+async fn session(stage: &Stage) -> String {
+    let client = stage
+        .postgres
+        .connect("postgres", "postgres")
+        .await
+        .unwrap();
+    let sql = "SELECT backend_start::text FROM pg_stat_activity WHERE application_name = 'snowpit'";
+    let rows = client.query(sql, &[]).await.unwrap();
+    assert_eq!(rows.len(), 1, "one session");
+    rows[0].get(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_file_descriptors_it_keeps_looking_and_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start().await;
+    let text = stage.configuration(&format!(
+        "[history]\ndirectory = \"{}\"\n",
+        directory.path().join("history").display()
+    ));
+    let daemon = Daemon::start_as(directory.path(), &text, |command| {
+        limit(command, Resource::RLIMIT_NOFILE, FILES);
+    });
+    daemon.ready().await;
+    let began = session(&stage).await;
+    let polls = async || {
+        let status = daemon.json("/api/v1/status").await?;
+        let sources = status["sources"].as_array()?.iter();
+        let polls = sources.map(|source| source["polls"].as_u64().unwrap_or(0));
+        polls.min()
+    };
+    let before = until("polls", polls).await;
+
+    // Streams of events: they are being answered, and give way to nobody.
+    let open = |n: usize| {
+        let mut stream = TcpStream::connect(&daemon.address).ok()?;
+        let head = format!("GET /api/v1/events HTTP/1.1\r\nHost: a{n}\r\n\r\n");
+        stream.write_all(head.as_bytes()).ok()?;
+        Some(stream)
+    };
+    let flood: Vec<_> = (0..FLOOD).filter_map(open).collect();
+    until("the limit", async || {
+        daemon.log().contains("could not accept").then_some(())
+    })
+    .await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(session(&stage).await, began, "the session is kept");
+    drop(flood);
+    let recovering = Instant::now();
+    let after = until("an answer", polls).await;
+    eprintln!(
+        "{FILES} descriptors, {FLOOD} connections: answers again after {:.1?}; {} polls meanwhile",
+        recovering.elapsed(),
+        after - before
+    );
+    assert!(after >= before + 4, "it kept looking: {before}, {after}");
+    assert_eq!(session(&stage).await, began);
+    let log = daemon.log();
+    let lines = log.lines().count();
+    assert!(lines < 60, "{lines} lines\n{log}");
+    assert!(log.contains("few file descriptors"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start().await;
+    // Some thirty lines a poll, ten polls a second.
+    let text = stage.configuration("");
+    let text = text.replacen("dsn = ", "interval = \"100ms\"\ndsn = ", 1);
+    // A pipe with its reader asleep, and everything said that can be.
+    let mut daemon = Daemon::start_as(directory.path(), &text, |command| {
+        command.stderr(Stdio::piped()).env("RUST_LOG", "trace");
+    });
+    let pipe = daemon.process.stderr.take().unwrap();
+    fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let polls = async |least: f64| {
+        until("polls", async || {
+            let polls = daemon
+                .metric("snowpit_poll_duration_seconds_count", "main")
+                .await;
+            polls.filter(|polls| *polls >= least)
+        })
+        .await
+    };
+    polls(250.0).await;
+    let pipe: OwnedFd = pipe.into_owned_fd().unwrap();
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut pipe = std::fs::File::from(pipe);
+        let mut text = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => return text,
+                Ok(n) => text.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    sleep(Duration::from_secs(1)).await;
+    daemon.signal(Signal::SIGTERM);
+    let (status, took) = daemon.ended().await;
+    assert!(status.success(), "{status}");
+    let text = String::from_utf8_lossy(&reader.await.unwrap()).into_owned();
+    let dropped = text
+        .lines()
+        .find(|line| line.contains("of the log were dropped"));
+    eprintln!("a full pipe: ended after {took:.1?}; {dropped:?}");
+    assert!(dropped.is_some(), "{} bytes", text.len());
+
+    // Nobody at all at the other end, and no stdout.
+    let mut daemon = Daemon::start_as(directory.path(), &text_of(&stage), |command| {
+        command.stderr(Stdio::piped()).stdout(Stdio::piped());
+    });
+    drop((daemon.process.stderr.take(), daemon.process.stdout.take()));
+    until("polls", async || {
+        let polls = daemon
+            .metric("snowpit_poll_duration_seconds_count", "main")
+            .await;
+        polls.filter(|polls| *polls >= 3.0)
+    })
+    .await;
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.ended().await.0.success());
+}
+
+fn text_of(stage: &Stage) -> String {
+    stage.configuration("")
+}
+
+/// A queue of waiters at the server, a flood of routes, scrapes of it all: the
+/// address space is limited too, so that a leap would end the daemon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_within_a_bound_in_a_heavy_scene() {
+    let directory = tempfile::tempdir().unwrap();
+    let stage = Stage::start().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let otlp = free.local_addr().unwrap();
+    drop(free);
+    let text = stage.configuration(&format!("[otlp]\nhttp_listen = \"{otlp}\"\n"));
+    let daemon = Daemon::start_as(directory.path(), &text, |command| {
+        // Virtual memory of threads and allocator arenas is mostly never used.
+        limit(command, Resource::RLIMIT_AS, 2 << 30);
+    });
+    daemon.ready().await;
+    let holder = stage.postgres.connect("postgres", "app").await.unwrap();
+    for sql in ["CREATE TABLE stock (id int)", "BEGIN; LOCK TABLE stock"] {
+        holder.batch_execute(sql).await.unwrap();
+    }
+    let mut waiting = Vec::new();
+    for _ in 0..WAITERS {
+        let waiter = stage.postgres.connect("postgres", "app").await.unwrap();
+        waiting.push(tokio::spawn(async move {
+            let _ = waiter.simple_query("SELECT * FROM stock").await;
+        }));
+    }
+    until("waiters", async || {
+        let waiters = daemon.metric("snowpit_lock_waiters", "main").await;
+        waiters.filter(|waiters| *waiters >= WAITERS as f64)
+    })
+    .await;
+
+    let client = reqwest::Client::new();
+    let mut refused = 0;
+    for n in 0..EXPORTS {
+        let url = format!("http://{otlp}/v1/metrics");
+        let answer = client.post(url).json(&export(n)).send().await.unwrap();
+        refused += usize::from(!answer.status().is_success());
+        if n % 200 == 0 {
+            daemon.text("/metrics").await;
+        }
+    }
+    let (now, most) = memory(daemon.pid());
+    let routes = EXPORTS * ROUTES;
+    eprintln!(
+        "{WAITERS} waiters and {routes} routes in {EXPORTS} exports ({refused} refused): \
+         {now:.0} MiB now, {most:.0} at most"
+    );
+    assert!(most < MEMORY, "{most} MiB");
+    let told = daemon
+        .metric("snowpit_rejected_points_total", "too_many_routes")
+        .await;
+    assert!(told.is_some_and(|count| count > 1_000.0), "{told:?}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    for waiter in waiting {
+        waiter.await.unwrap();
+    }
+}
+
+/// Routes of one export, none of them known.
+const ROUTES: usize = 20;
+
+fn export(number: usize) -> serde_json::Value {
+    let now = (snowpit::observe::poll::unix_now() * 1e9) as u64;
+    let points: Vec<_> = (0..ROUTES)
+        .map(|n| {
+            serde_json::json!({
+                "attributes": [
+                    {"key": "http.request.method", "value": {"stringValue": "GET"}},
+                    {"key": "http.route", "value": {"stringValue": format!("/x{number}y/z{n}w")}},
+                ],
+                "startTimeUnixNano": (now - 1_000_000_000).to_string(),
+                "timeUnixNano": now.to_string(),
+                "count": "1", "sum": 0.02, "bucketCounts": ["1", "0"], "explicitBounds": [0.1],
+            })
+        })
+        .collect();
+    serde_json::json!({"resourceMetrics": [{
+        "resource": {"attributes": [
+            {"key": "service.name", "value": {"stringValue": format!("shop-{}", number % 4)}},
+        ]},
+        "scopeMetrics": [{"metrics": [{
+            "name": "http.server.request.duration", "unit": "s",
+            "histogram": {"aggregationTemporality": 1, "dataPoints": points},
+        }]}],
+    }]})
+}
