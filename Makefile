@@ -3,7 +3,7 @@
 # rustup installs here; a shell that never read its profile does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: build bench demo deps fuzz help screenshots situations soak test
+.PHONY: audit build bench demo deps fuzz help screenshots situations soak test
 
 help:
 	@echo 'make demo   stage two real incidents on private servers and watch them found'
@@ -13,6 +13,7 @@ help:
 	@echo 'make fuzz   ten minutes of broken inputs for every reader of foreign bytes'
 	@echo 'make soak MINUTES=30  a busy site for so long: does the daemon grow?'
 	@echo 'make screenshots  pictures of the page for docs/images'
+	@echo 'make audit  advisories, licences and sources of all dependencies'
 	@echo 'make build  target/release/snowpit'
 	@echo 'make deps   install the servers that the demo and the tests start'
 
@@ -55,3 +56,7 @@ soak:
 
 fuzz:
 	@scripts/fuzz
+
+audit:
+	@cargo deny --version >/dev/null 2>&1 || { echo 'install it first: cargo install --locked cargo-deny' >&2; exit 1; }
+	cargo deny check

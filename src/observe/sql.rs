@@ -10,8 +10,8 @@
 //! Whether a backslash escapes the quote behind it cannot be known from the text
 //! alone: it does in a plain literal with `standard_conforming_strings` off (on
 //! since 9.1, and every session may set it), and in the later lines of an `E''`
-//! literal. So what follows a plain literal that ends in one is dropped, save for
-//! `ESCAPE '\'`, which is no literal of anybody's.
+//! literal. So what follows a plain literal with one before a quote is dropped,
+//! save for `ESCAPE '\'`, which is no literal of anybody's.
 
 use super::lock_call;
 use crate::sample::LockCall;
@@ -128,7 +128,7 @@ impl Scanner<'_> {
         let body = &self.rest[prefix + 1..];
         let end = quoted_end(body, '\'', escapes).unwrap_or(body.len());
         let inner = body[..end].strip_suffix('\'').unwrap_or_default();
-        let open = !escapes && ends_in_escape(inner) && !(inner == "\\" && self.after_escape());
+        let open = !escapes && may_escape(&body[..end]) && !(inner == "\\" && self.after_escape());
         if open {
             self.skip(self.rest.len());
         } else {
@@ -238,10 +238,12 @@ fn quoted_end(body: &str, quote: char, escapes: bool) -> Option<usize> {
     None
 }
 
-/// Whether a backslash at the end of `inner` may escape the quote behind it.
-fn ends_in_escape(inner: &str) -> bool {
-    let bare = inner.trim_end_matches('\\');
-    (inner.len() - bare.len()) % 2 == 1
+/// Whether one of the quotes in `literal` is behind a backslash that may escape it.
+fn may_escape(literal: &str) -> bool {
+    literal.match_indices('\'').any(|(at, _)| {
+        let bare = literal[..at].trim_end_matches('\\').len();
+        (at - bare) % 2 == 1
+    })
 }
 
 /// Bytes of the comment at the beginning of `text`. Comments nest.
@@ -315,6 +317,7 @@ mod tests {
                 r"select a like 'b%' escape '\' and c = 'd'",
                 "select a like ? escape ? and c = ?",
             ),
+            ("select E'a'\n'b\\'''secret\n', 'c'", "select ? ?"),
             (r"select a LIKE 'b' ESCAPE '\'", "select a LIKE ? ESCAPE ?"),
             (r"select my_escape '\' secret", "select my_escape ?"),
         ] {
@@ -375,8 +378,8 @@ mod tests {
         (noise, noise, 0..6u8).prop_map(|(before, after, kind)| {
             let inner = format!("{before}SECRET{after}");
             match kind {
-                // One that ends in a backslash hides what follows.
-                0 => format!("'{}.'", inner.replace('\'', "''")),
+                // A backslash before a quote would hide what follows.
+                0 => format!("'{}'", inner.replace('\\', "").replace('\'', "''")),
                 1 => format!("E'{}'", inner.replace('\\', "\\\\").replace('\'', "\\'")),
                 2 => format!("U&'{}'", inner.replace('\\', "").replace('\'', "''")),
                 3 => format!("$q${}$q$", inner.replace('$', "")),
