@@ -1150,6 +1150,69 @@ fn a_pool_is_saturated_when_its_queue_lasts_and_its_servers_are_taken() {
 }
 
 #[test]
+fn a_pause_is_told_when_it_has_lasted_a_minute() {
+    let mut world = World::pooled(|_| {});
+    world.looks(3);
+    let paused = |world: &mut World, seconds: u32| {
+        let pooler = world.pooler.as_mut().unwrap();
+        pooler.databases[0].paused = true;
+        pooler.pools = vec![pool(4, f64::from(seconds))];
+        world.look();
+    };
+    for seconds in 0..59 {
+        paused(&mut world, seconds);
+        assert!(world.opened().is_empty(), "after {seconds} s");
+    }
+    for seconds in 59..63 {
+        paused(&mut world, seconds);
+    }
+    assert_eq!(world.opened(), [Kind::PoolSaturation]);
+    let incident = world.incident(Kind::PoolSaturation);
+    assert_eq!(incident.subject["verdict"], "paused");
+    assert!(incident.actions[0].starts_with("RESUME app;"));
+    let pooler = world.pooler.as_mut().unwrap();
+    pooler.databases[0].paused = false;
+    pooler.pools = vec![pool(0, 0.0)];
+    world.looks(33);
+    assert!(world.open().is_empty());
+    assert_eq!(world.opened().len(), 1);
+}
+
+#[test]
+fn a_pooler_without_room_for_a_client_is_told() {
+    let full = |world: &mut World, clients: u32| {
+        let pooler = world.pooler.as_mut().unwrap();
+        pooler.lists.used_clients = clients;
+        pooler.config = Some(PoolerConfig {
+            max_client_conn: 100,
+            ..PoolerConfig::default()
+        });
+    };
+    let mut world = World::pooled(|_| {});
+    full(&mut world, 99);
+    world.looks(30);
+    assert!(world.opened().is_empty());
+    full(&mut world, 100);
+    world.looks(9);
+    assert!(world.opened().is_empty(), "a moment");
+    world.looks(4);
+    let incident = world.incident(Kind::PoolSaturation);
+    assert_eq!(incident.subject["verdict"], "client_limit");
+    assert_eq!(
+        incident.summary,
+        "pooler-1 takes no more clients: all 100 of max_client_conn are taken"
+    );
+    full(&mut world, 60);
+    world.looks(33);
+    assert!(world.open().is_empty());
+    // Without a limit that is known there is none.
+    full(&mut world, 100);
+    world.pooler.as_mut().unwrap().config = None;
+    world.looks(30);
+    assert!(world.open().is_empty());
+}
+
+#[test]
 fn what_is_no_saturation() {
     type Change = fn(&mut PgbouncerReport);
     let changes: [(&str, Change); 4] = [

@@ -195,6 +195,39 @@ fn client(ptr: &str, connect_time: &str, request_time: &str, request_age: f64) -
     }
 }
 
+/// A restart, or a standby in its place: no backend of the old server is left.
+#[test]
+fn what_another_postmaster_does_not_have_is_over_at_its_first_look() {
+    let started = |started_at| {
+        Some(Server {
+            started_at: Some(started_at),
+            ..Server::default()
+        })
+    };
+    let orphan = || {
+        let mut scene = Scene::new(|_| {});
+        scene.postgres.server = started(START - 5000.0);
+        scene.seconds(5);
+        assert_eq!(scene.told(Event::Opened), 1);
+        scene.postgres.locks.clear();
+        scene.postgres.backends.clear();
+        scene
+    };
+    let mut same = orphan();
+    same.poll_postgres();
+    assert_eq!(same.told(Event::Resolved), 0, "one look may have missed it");
+    let mut other = orphan();
+    other.postgres.server = started(START - 10.0);
+    other.poll_postgres();
+    assert_eq!(other.told(Event::Resolved), 1);
+    assert!(
+        other.engine.snapshot().targets["main"]
+            .locks
+            .advisory_locks
+            .is_empty()
+    );
+}
+
 #[test]
 fn a_left_lock_without_its_client_is_orphaned_after_two_polls() {
     let mut scene = Scene::new(|_| {});

@@ -319,6 +319,19 @@ mod tests {
     }
 
     #[test]
+    fn the_failed_look_is_quoted() {
+        let mut reach = primary();
+        let starting = PostgresReport {
+            error_text: Some("the database system is starting up".to_owned()),
+            ..failed(FailureReason::Refused)
+        };
+        changes(&mut reach, 10, 20, &starting);
+        let evidence = reach.findings().remove(0).evidence;
+        let wanted = "the last look failed: the database system is starting up";
+        assert!(evidence.iter().any(|line| line == wanted), "{evidence:?}");
+    }
+
+    #[test]
     fn silence_needs_longer_unless_a_pooler_agrees() {
         let silent = failed(FailureReason::Timeout);
         assert_eq!(changes(&mut primary(), 10, 60, &silent), [41]);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sample::{Group, Server};
+use crate::sample::{Group, Pool, Server};
 
 fn report(used: u32, max_connections: u32) -> PostgresReport {
     let group = |application: &str, count| Group {
@@ -141,6 +141,38 @@ fn a_refused_login_opens_it_at_once() {
     assert!(finding.evidence[1].starts_with("at the last good poll 40 of 100"));
     // Back again, with room: closed after the hold time.
     assert_eq!(changes(&mut informed, 2, 30, &report(40, 103)), [12]);
+}
+
+#[test]
+fn while_nobody_is_let_in_the_poolers_are_quoted() {
+    let mut headroom = headroom();
+    let pools = vec![
+        Pool {
+            sv_active: 7,
+            sv_idle: 2,
+            cl_waiting: 3,
+            ..Pool::default()
+        },
+        Pool {
+            sv_used: 1,
+            ..Pool::default()
+        },
+    ];
+    headroom.pooler(
+        4.0,
+        &PgbouncerReport {
+            pooler: "pooler-1".into(),
+            pools,
+            ..PgbouncerReport::default()
+        },
+    );
+    let refused = failed(FailureReason::TooManyConnections);
+    let said = headroom.observe(5.0, &refused).unwrap().evidence;
+    let wanted = "pooler-1 has 10 sessions there, 7 in use, and 3 clients in its queue";
+    assert_eq!(said[1], wanted, "{said:?}");
+    // What it said long ago is not told of now.
+    let said = headroom.observe(30.0, &refused).unwrap().evidence;
+    assert!(!said.iter().any(|line| line == wanted), "{said:?}");
 }
 
 #[test]
