@@ -3,12 +3,13 @@
 # rustup installs here; a shell that never read its profile does not know.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: audit build bench demo deps fuzz help screenshots situations soak test
+.PHONY: audit build bench demo deps faults fuzz help screenshots situations soak test
 
 help:
 	@echo 'make demo   stage two real incidents on private servers and watch them found'
 	@echo 'make test   format, lints, unit and live tests, alert rules'
 	@echo 'make situations  2,000 random lock situations on each PostgreSQL, 14 to 18 (an hour)'
+	@echo 'make faults  stage servers, poolers and networks that fail, and print the tables of docs/faults.md'
 	@echo 'make bench  what watching costs the database, and snowpit itself'
 	@echo 'make fuzz   ten minutes of broken inputs for every reader of foreign bytes'
 	@echo 'make soak MINUTES=30  a busy site for so long: does the daemon grow?'
@@ -35,6 +36,10 @@ demo:
 
 test:
 	@scripts/test
+
+faults:
+	@scripts/deps
+	@scripts/faults
 
 situations:
 	@scripts/situations

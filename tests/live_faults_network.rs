@@ -301,7 +301,7 @@ async fn a_name_that_does_not_resolve_is_told_and_found_again() {
                 None => "the host name does not resolve any more, and our session was ended",
                 Some(()) => "the same, with a name server that drops every question",
             },
-            says: said.split(": ").next().unwrap_or_default().to_owned(),
+            says: said.split(" (").next().unwrap_or_default().to_owned(),
             within: Some(within),
             again: Some(again),
             lost: format!("{} looks", failures("main").await - before),

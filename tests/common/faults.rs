@@ -293,6 +293,10 @@ impl Row<'_> {
                 |time| format!("{:.1} s", time.as_secs_f64()),
             )
         };
+        let lost = match self.lost.strip_prefix("1 looks") {
+            Some(rest) => format!("1 look{rest}"),
+            None => self.lost.clone(),
+        };
         println!(
             "FAULT\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             self.section,
@@ -300,7 +304,7 @@ impl Row<'_> {
             self.says,
             seconds(self.within),
             seconds(self.again),
-            self.lost,
+            lost,
             self.test
         );
     }
