@@ -32,7 +32,13 @@ fn there_is_a_page_for_each_command() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().to_str().unwrap();
     assert!(snowpit(&["man", "--directory", place]).status.success());
-    for page in ["snowpit.1", "snowpit-run.1", "snowpit-locks.1"] {
+    for page in [
+        "snowpit.1",
+        "snowpit-run.1",
+        "snowpit-locks.1",
+        "snowpit-top.1",
+        "snowpit-init.1",
+    ] {
         assert!(directory.path().join(page).exists(), "{page}");
     }
     let nowhere = snowpit(&["man", "--directory", "/nonexistent/here"]);
@@ -50,4 +56,16 @@ fn alone_it_says_how_to_begin() {
         said.contains("snowpit demo") && said.contains("--dsn"),
         "{said}"
     );
+    assert!(said.contains("snowpit init postgresql://"), "{said}");
+    // Where there is no file, the same.
+    let nowhere = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_snowpit"))
+        .arg("run")
+        .args(["--config", "none.toml"])
+        .current_dir(nowhere.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("snowpit init"), "{said}");
 }

@@ -4,6 +4,7 @@ pub mod check;
 pub mod demo;
 pub mod eval;
 pub mod incidents;
+pub mod init;
 pub mod locks;
 mod log_queue;
 pub mod replay;
@@ -29,7 +30,14 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "To begin:\n  snowpit demo                          stage real incidents on private servers\n  snowpit locks --dsn postgresql://…    look once at a server\n  snowpit check                         what ./snowpit.toml leads to; config.example.toml is one to copy\n  snowpit run                           watch, and show it at http://127.0.0.1:9899/"
+    after_help = "\
+To begin:
+  snowpit demo                          stage real incidents on private servers
+  snowpit top --dsn postgresql://…      look at a server now, without any file
+  snowpit init postgresql://…           ask your servers, and write ./snowpit.toml
+  snowpit check                         what ./snowpit.toml leads to
+  snowpit run                           watch, and show it at http://127.0.0.1:9899/
+  snowpit top                           the same on this terminal"
 )]
 pub struct Cli {
     /// Format of the log on stderr. RUST_LOG sets what is logged.
@@ -41,6 +49,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
     Run(run::Args),
     Check(check::Args),
     Top(top::Args),
@@ -64,7 +73,7 @@ impl Command {
             Self::Locks(_) => "info",
             // The timeline tells the same, and in order.
             Self::Demo(_) => "off",
-            Self::Replay(_) | Self::Incidents(_) | Self::Eval(_) => "warn",
+            Self::Init(_) | Self::Replay(_) | Self::Incidents(_) | Self::Eval(_) => "warn",
             Self::Completions(_) | Self::Man(_) => "warn",
         }
     }
@@ -85,6 +94,7 @@ pub async fn main() -> ExitCode {
     let cli = Cli::parse();
     let queue = start_logging(&cli);
     let outcome = match cli.command {
+        Command::Init(args) => init::run(args).await,
         Command::Run(args) => run::run(args).await,
         Command::Check(args) => check::run(args).await,
         Command::Top(args) => top::run(args).await,

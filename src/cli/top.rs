@@ -103,13 +103,17 @@ fn address(args: &Args) -> Result<String, ConfigErrors> {
     if let Some(url) = &args.url {
         return Ok(url.clone());
     }
-    let listen = match Config::find(args.config.clone()) {
+    let (listen, scheme) = match Config::find(args.config.clone()) {
         // A file that only the daemon may read says nothing to others.
-        Ok(path) if args.config.is_none() && is_closed(&path) => DEFAULT_LISTEN,
-        Ok(path) => Config::load(&path, |name| std::env::var(name).ok())?.listen,
-        Err(_) => DEFAULT_LISTEN,
+        Ok(path) if args.config.is_none() && is_closed(&path) => (DEFAULT_LISTEN, "http"),
+        Ok(path) => {
+            let config = Config::load(&path, |name| std::env::var(name).ok())?;
+            let tls = config.doors.server.tls.is_some();
+            (config.listen, if tls { "https" } else { "http" })
+        }
+        Err(_) => (DEFAULT_LISTEN, "http"),
     };
-    Ok(format!("http://{}", reachable(listen)))
+    Ok(format!("{scheme}://{}", reachable(listen)))
 }
 
 fn is_closed(path: &std::path::Path) -> bool {
@@ -139,8 +143,11 @@ async fn by_itself(args: &Args, colour: bool) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let (running, desk) = daemon::start_unheard(config).await?;
-    let ended = show(desk, colour).await;
+    let (mut running, desk) = daemon::start_unheard(config).await?;
+    let ended = tokio::select! {
+        ended = show(desk, colour) => ended,
+        failure = running.failed() => Err(failure.into()),
+    };
     RunningDaemon::shutdown(running, GRACE).await;
     ended?;
     Ok(ExitCode::SUCCESS)

@@ -20,7 +20,7 @@ const PGBOUNCER_PORT: u16 = 6432;
 
 /// Long enough for TLS across a continent, short enough that a dead address is
 /// noticed within a few polls.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where and as whom to connect. `Debug` and `Display` never show the password.
 #[derive(Clone, PartialEq, Eq)]

@@ -54,8 +54,20 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// The console of a pooler alone, in front of [`SINGLE_TARGET`].
+    ///
+    /// # Errors
+    /// The string is none.
+    pub fn pooler_from_dsn(
+        text: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<PgbouncerConfig, ConfigErrors> {
+        pooler_of(text, &mut BTreeSet::new(), &environment, &mut Vec::new())
+    }
 }
 
+/// The console of a pooler in front of [`SINGLE_TARGET`].
 fn pooler_of(
     text: &str,
     taken: &mut BTreeSet<String>,

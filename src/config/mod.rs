@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use alertmanager::{AlertmanagerConfig, AlertmanagerUrl};
-pub use dsn::{ChannelBinding, ClientCertificate, Dsn, DsnError, SslMode};
+pub use dsn::{CONNECT_TIMEOUT, ChannelBinding, ClientCertificate, Dsn, DsnError, SslMode};
 pub use problem::{ConfigError, ConfigErrors, Place};
 pub use scrape::{Credentials, ScrapeConfig, Secret};
+pub use shape::DEFAULT_INTERVAL;
 
 use crate::engine::Settings;
 use crate::listen::DoorsConfig;
@@ -114,8 +115,8 @@ impl Config {
             ConfigErrors::lone(
                 "snowpit",
                 format!(
-                    "there is no configuration at {} or {}; copy config.example.toml to one of them, \
-                     or name a file with --config FILE",
+                    "there is no configuration at {} or {}; write one with snowpit init postgresql://…, copy \
+                     config.example.toml, or name a file with --config FILE",
                     DEFAULT_PATHS[0], DEFAULT_PATHS[1]
                 ),
             )
@@ -129,9 +130,15 @@ impl Config {
         let read =
             fs::File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes));
         if let Err(error) = read {
+            let remedy = match error.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "; snowpit init --output FILE postgresql://… writes one"
+                }
+                _ => "",
+            };
             return Err(ConfigErrors::lone(
                 &origin,
-                format!("cannot be read: {error}"),
+                format!("cannot be read: {error}{remedy}"),
             ));
         }
         if bytes.len() as u64 > FILE_LIMIT {

@@ -22,7 +22,7 @@ const INTERVALS: std::ops::RangeInclusive<Duration> =
 const MAX_THRESHOLD: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How often a source is looked at when the file says nothing.
-pub(super) const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long history is kept when the file says nothing: a long weekend.
 const DEFAULT_RETENTION: Duration = Duration::from_secs(72 * 3600);

@@ -8,6 +8,8 @@ pub mod daemon;
 pub mod faults;
 pub mod incidents;
 pub mod pager;
+pub mod program;
+pub mod tmux;
 
 use snowpit::config::Config;
 use snowpit::demo::servers::{Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions};

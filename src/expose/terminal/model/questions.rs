@@ -114,7 +114,14 @@ impl Question {
     pub(in crate::expose::terminal) fn read(&self, body: &[u8]) -> Result<Fact, serde_json::Error> {
         let about = self.about.clone();
         Ok(match self.slot {
-            Slot::Now => Fact::Now(serde_json::from_slice(body)?),
+            Slot::Now => {
+                let now: Box<Now> = serde_json::from_slice(body)?;
+                // Whatever else answers with an object must not look calm.
+                if now.version.is_empty() {
+                    return Err(serde::de::Error::custom("it has no version"));
+                }
+                Fact::Now(now)
+            }
             Slot::Before(quantity) => Fact::Before(quantity, serde_json::from_slice(body)?),
             Slot::Incident => Fact::Incident(serde_json::from_slice(body)?),
             Slot::Changes => Fact::Changes(about, serde_json::from_slice(body)?),

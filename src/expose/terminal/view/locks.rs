@@ -224,7 +224,7 @@ fn node(page: &mut Page, one: &Node, grown: f64, statement: usize) {
     if one.order_assumed {
         words.push_str(", order not certain");
     }
-    if let Some(application) = &one.application {
+    if let Some(application) = one.application.as_ref().filter(|name| !name.is_empty()) {
         words.push_str(&format!("; {}", safe(application)));
     }
     page.line(vec![

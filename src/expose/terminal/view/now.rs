@@ -331,6 +331,15 @@ fn waits(page: &mut Page, one: &Target) {
         Some(_) => pieces.push(some(" · nobody waits in poolers".to_owned(), false)),
         None => {}
     }
+    let wide: usize = pieces.iter().map(ratatui::text::Span::width).sum();
+    if wide > page.columns
+        && let Some(last) = pieces.pop()
+    {
+        // What tells of poolers stands below then.
+        page.line(pieces);
+        let words = last.content.trim_start_matches(" · ").to_owned();
+        pieces = vec![plain("  "), piece(words, last.style)];
+    }
     page.line(pieces);
 }
 
