@@ -5,15 +5,9 @@ mod common;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use common::Stage;
-use common::program::{daemon, free_port, stop};
-use serde_json::Value;
-use tokio::time::{Instant, sleep};
-
-/// An upper limit on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+use common::daemon::{Daemon, until};
 
 fn snowpit(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_snowpit"))
@@ -70,28 +64,22 @@ async fn a_new_user_gets_from_nothing_to_an_orphan() {
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
 
     // The port of the default may be somebody else's on this machine.
-    let listen = format!("listen = \"127.0.0.1:{}\"", free_port());
-    let text = text.replace("#listen = \"127.0.0.1:9899\"", &listen);
-    std::fs::write(&file, text).unwrap();
-    let (running, address) = daemon(&file).await;
+    let text = text.replace("#listen = \"127.0.0.1:9899\"", "listen = \"127.0.0.1:0\"");
+    let daemon = Daemon::start(here, &text);
+    daemon.ready().await;
     let client = stage.client("app", "gateway").await;
     client
         .simple_query("SELECT pg_advisory_lock(42424242424242)")
         .await
         .unwrap();
     drop(client);
-    let path = format!("http://{address}/api/v1/incidents?kind=orphaned_advisory_lock");
-    let began = Instant::now();
-    loop {
-        let answer: Value = reqwest::get(&path).await.unwrap().json().await.unwrap();
-        if let Some(found) = answer["incidents"][0]["summary"].as_str() {
-            assert!(found.contains("42424242424242"), "{found}");
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "no orphan");
-        sleep(Duration::from_millis(200)).await;
-    }
-    stop(running).await;
+    let found = until("found", async || {
+        daemon.incidents().await.into_iter().next()
+    })
+    .await;
+    assert_eq!(found["kind"], "orphaned_advisory_lock", "{found}");
+    let summary = found["summary"].as_str().unwrap();
+    assert!(summary.contains("42424242424242"), "{summary}");
 }
 
 #[tokio::test]
@@ -103,10 +91,9 @@ async fn nothing_is_written_that_was_not_asked_for() {
     let console = stage.pooler.dsn("stats", "pgbouncer");
     let file = here.join("snowpit.toml");
 
-    let nobody = format!(
-        "postgresql://postgres:s3cret@127.0.0.1:{}/postgres",
-        free_port()
-    );
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap().port();
+    let nobody = format!("postgresql://postgres:s3cret@127.0.0.1:{nobody}/postgres");
     let pool = stage.pooler.dsn("app", "app");
     let cases: [(&[&str], i32, &str); 6] = [
         (&["init"], 2, "snowpit init postgresql://"),

@@ -5,8 +5,11 @@ mod common;
 use std::process::{Command, Stdio};
 
 use common::Stage;
-use common::program::{daemon, free_port, stop};
+use common::certificates::{Authority, Holds};
+use common::daemon::Daemon;
 use common::tmux::{Tmux, program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::task::JoinHandle;
 
 const KEY: i64 = 42_424_242_424_242;
@@ -72,23 +75,14 @@ fn rows_fit(screen: &str, columns: usize) -> bool {
 async fn it_shows_what_the_daemon_knows() {
     let stage = Stage::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("snowpit.toml");
-    let port = free_port();
-    let listen = format!("listen = \"127.0.0.1:{port}\"");
-    let text = stage
-        .configuration("")
-        .replace("listen = \"127.0.0.1:0\"", &listen);
-    std::fs::write(&config, text).unwrap();
-    let (running, _) = daemon(&config).await;
+    let mut daemon = Daemon::start(directory.path(), &stage.configuration(""));
+    daemon.ready().await;
 
     let tmux = Tmux::start(80, 24);
     tmux.run("stty -g > before");
     // Without an address it is that of the file.
-    let line = format!(
-        "{} top --config '{}'; echo \"status $?\"",
-        program(),
-        config.display()
-    );
+    let config = daemon.config.display();
+    let line = format!("{} top --config '{config}'; echo \"status $?\"", program());
     tmux.run(&line);
     tmux.sees("● live").await;
     tmux.sees("main").await;
@@ -172,10 +166,11 @@ async fn it_shows_what_the_daemon_knows() {
     waiting.abort();
 
     // The daemon goes, and comes back.
-    stop(running).await;
+    daemon.signal(Signal::SIGTERM);
+    daemon.ended().await;
     let screen = tmux.sees("Stale since").await;
     assert!(screen.contains("▲ stale"), "{screen}");
-    let (running, _) = daemon(&config).await;
+    daemon.start_again(|_| {});
     tmux.sees("● live").await;
 
     // A shell has the terminal for a while.
@@ -190,7 +185,6 @@ async fn it_shows_what_the_daemon_knows() {
     tmux.press(&["q"]);
     tmux.sees("ended 0").await;
     assert_restored(&tmux).await;
-    stop(running).await;
 }
 
 /// The terminal is as it was before, and the shell has it.
@@ -254,8 +248,7 @@ async fn a_signal_gives_the_terminal_back() {
         .trim()
         .parse()
         .unwrap();
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
     tmux.sees("status 0").await;
     assert_restored(&tmux).await;
 }
@@ -275,7 +268,8 @@ async fn what_cannot_be_shown_is_refused_with_a_remedy() {
         "{said}"
     );
 
-    let nobody = free_port();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap().port();
     let cases = [
         (
             format!("--url http://ops:s3cret@127.0.0.1:{nobody}"),
@@ -309,4 +303,88 @@ async fn what_cannot_be_shown_is_refused_with_a_remedy() {
         assert!(!told.contains("s3cret"), "{screen}");
         assert!(!screen.contains('●'), "it never took the terminal");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guarded_daemon_is_asked_as_somebody() {
+    let stage = Stage::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let here = directory.path();
+    let authority = Authority::new("here");
+    let own = authority.server(&["127.0.0.1"], Holds::Now);
+    let files = [
+        ("ca.pem", authority.pem()),
+        ("cert.pem", &own.certificate),
+        ("key.pem", &own.key),
+        ("token", "a-token-that-nobody-guesses\n"),
+        ("wrong", "another-token-of-somebody\n"),
+    ];
+    for (name, text) in files {
+        let file = here.join(name);
+        std::fs::write(&file, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&file, mode).unwrap();
+    }
+    let hash = bcrypt::hash("s3cret", 4).unwrap();
+    let place = here.display();
+    let guarded = format!(
+        "[server]\ntls = {{ cert_file = \"{place}/cert.pem\", key_file = \"{place}/key.pem\" }}\n\
+         users = {{ ops = \"{hash}\" }}\nbearer_token_file = \"{place}/token\"\n"
+    );
+    let text = stage.configuration("").replacen("[server]\n", &guarded, 1);
+    let daemon = Daemon::start(here, &text);
+    let address = &daemon.address;
+    let tmux = Tmux::start(200, 50);
+    let cases = [
+        (
+            format!("--url https://ops:s3cret@{address} --ca-file ca.pem"),
+            "● live",
+        ),
+        (
+            format!("--url https://{address} --ca-file ca.pem --bearer-token-file token"),
+            "● live",
+        ),
+        (
+            "--config snowpit.toml --ca-file ca.pem --bearer-token-file token".to_owned(),
+            "● live",
+        ),
+        (
+            format!("--url https://{address} --ca-file ca.pem"),
+            "--bearer-token-file, or user:password@",
+        ),
+        (
+            format!("--url https://ops:wrong@{address} --ca-file ca.pem"),
+            "does not know this user",
+        ),
+        (
+            format!("--url https://{address} --ca-file ca.pem --bearer-token-file wrong"),
+            "does not know this user",
+        ),
+        (
+            format!("--url https://ops:s3cret@{address}"),
+            "nothing answers",
+        ),
+    ];
+    tmux.run(&format!("cd '{place}'"));
+    for (options, expected) in cases {
+        // A wrong password makes the next look wait for a moment.
+        let line = format!(
+            "clear; until [ -e over ]; do {} top {options}; sleep 1; done; echo o''ver",
+            program()
+        );
+        tmux.run(&line);
+        let screen = tmux.sees(expected).await;
+        let (_, told) = screen.split_once("o''ver").unwrap_or(("", &screen));
+        assert!(!told.contains("s3cret"), "{screen}");
+        std::fs::write(here.join("over"), "").unwrap();
+        if expected == "● live" {
+            tmux.press(&["q"]);
+        }
+        tmux.until("the end of the loop", |screen| {
+            screen.lines().any(|row| row == "over")
+        })
+        .await;
+        std::fs::remove_file(here.join("over")).unwrap();
+    }
+    drop(daemon);
 }

@@ -8,7 +8,6 @@ pub mod daemon;
 pub mod faults;
 pub mod incidents;
 pub mod pager;
-pub mod program;
 pub mod tmux;
 
 use snowpit::config::Config;
