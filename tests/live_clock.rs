@@ -12,10 +12,14 @@ use std::time::Duration;
 
 use common::Stage;
 use common::daemon::{Daemon, PATIENCE, until};
+use common::faults::Row;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snowpit::expose::journal::Journal;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+/// Of docs/faults.md.
+const SECTION: &str = "The daemon itself";
 
 /// The library, for programs with threads.
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
@@ -133,30 +137,46 @@ async fn a_clock_that_is_set_makes_no_incident_and_loses_none() {
     let at = async || daemon.json("/api/v1/status").await?["engine"]["at"].as_f64();
     let samples = async || daemon.metric("snowpit_history_samples_total", "").await;
     let began = until("the time", at).await;
-    for (set, ahead) in [("+3600", 3600.0), ("+0", 0.0), ("-3600", 0.0)] {
+    for (set, ahead, staged) in [
+        (
+            "+3600",
+            3600.0,
+            "our clock is set an hour ahead, looks every 250 ms",
+        ),
+        ("+0", 0.0, "it is set back to the right time"),
+        ("-3600", 0.0, "it is set an hour behind"),
+    ] {
         let taken = until("samples", samples).await;
         fs::write(&clock, format!("{set}\n")).unwrap();
-        sleep(SETTLE).await;
-        ages_are_sound(&daemon, set).await;
-        let incidents = daemon.incidents().await;
-        assert_eq!(incidents.len(), 1, "{set}: {incidents:#?}");
-        let (id, end) = (&incidents[0]["id"], &incidents[0]["resolved_at"]);
-        assert_eq!((id, end), (&before["id"], &Value::Null), "{set}");
+        let stepped = Instant::now();
         // The history goes on, once the clock is believed.
         let goes_on = tokio::time::timeout(PATIENCE, async {
-            while until("samples", samples).await < taken + 50.0 {
+            while until("values", samples).await < taken + 50.0 {
                 sleep(Duration::from_millis(100)).await;
             }
         });
         goes_on
             .await
             .unwrap_or_else(|_| panic!("{set}: no history"));
+        let again = stepped.elapsed();
+        sleep(SETTLE.saturating_sub(again)).await;
+        ages_are_sound(&daemon, set).await;
+        let incidents = daemon.incidents().await;
+        assert_eq!(incidents.len(), 1, "{set}: {incidents:#?}");
+        let (id, end) = (&incidents[0]["id"], &incidents[0]["resolved_at"]);
+        assert_eq!((id, end), (&before["id"], &Value::Null), "{set}");
         assert!(files(&history) >= kept, "{set}: files were removed");
         let moved = until("the time", at).await - began;
-        eprintln!(
-            "clock at {set} s: one incident, open; {} values more; newest look {moved:+.0} s",
-            until("samples", samples).await - taken,
-        );
+        Row {
+            section: SECTION,
+            staged,
+            says: "nothing: the incident that is open stays, and no other comes".into(),
+            within: None,
+            again: Some(again),
+            lost: "history until the clock is believed: sixty looks when it was set back".into(),
+            test: "live_clock::a_clock_that_is_set_makes_no_incident_and_loses_none",
+        }
+        .print();
         // Or no clock was set at all.
         assert!(moved >= ahead, "{set}: {moved}");
     }

@@ -10,11 +10,15 @@ use std::time::Duration;
 
 use common::Stage;
 use common::daemon::{Daemon, until};
+use common::faults::Row;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
+
+/// Of docs/faults.md.
+const SECTION: &str = "The daemon itself";
 
 /// Descriptors that the daemon may have; it needs some forty by itself.
 const FILES: u64 = 90;
@@ -94,21 +98,32 @@ async fn without_file_descriptors_it_keeps_looking_and_comes_back() {
         stream.write_all(head.as_bytes()).ok()?;
         Some(stream)
     };
+    let flooded = Instant::now();
     let flood: Vec<_> = (0..FLOOD).filter_map(open).collect();
     until("the limit", async || {
         daemon.log().contains("could not accept").then_some(())
     })
     .await;
+    let within = flooded.elapsed();
     sleep(Duration::from_secs(5)).await;
     assert_eq!(session(&stage).await, began, "the session is kept");
     drop(flood);
     let recovering = Instant::now();
     let after = until("an answer", polls).await;
-    eprintln!(
-        "{FILES} descriptors, {FLOOD} connections: answers again after {:.1?}; {} polls meanwhile",
-        recovering.elapsed(),
-        after - before
-    );
+    Row {
+        section: SECTION,
+        staged: "90 file descriptors, 160 connections that stay",
+        says: "few file descriptors (at the start); could not accept a connection (once a minute)"
+            .into(),
+        within: Some(within),
+        again: Some(recovering.elapsed()),
+        lost: format!(
+            "no look: {} of each source meanwhile, on the same session",
+            after - before
+        ),
+        test: "live_limits::without_file_descriptors_it_keeps_looking_and_comes_back",
+    }
+    .print();
     assert!(after >= before + 4, "it kept looking: {before}, {after}");
     assert_eq!(session(&stage).await, began);
     let log = daemon.log();
@@ -155,7 +170,16 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     let dropped = text
         .lines()
         .find(|line| line.contains("of the log were dropped"));
-    eprintln!("a full pipe: ended after {took:.1?}; {dropped:?}");
+    Row {
+        section: SECTION,
+        staged: "stderr is a pipe that nobody reads, at RUST_LOG=trace",
+        says: dropped.unwrap_or("nothing").to_owned(),
+        within: None,
+        again: Some(took),
+        lost: "those lines of the log; no look".into(),
+        test: "live_limits::a_log_that_nobody_reads_stops_nothing",
+    }
+    .print();
     assert!(dropped.is_some(), "{} bytes", text.len());
 
     // Nobody at all at the other end, and no stdout.
@@ -217,11 +241,20 @@ async fn memory_stays_within_a_bound_in_a_heavy_scene() {
         }
     }
     let (now, most) = memory(daemon.pid());
-    let routes = EXPORTS * ROUTES;
-    eprintln!(
-        "{WAITERS} waiters and {routes} routes in {EXPORTS} exports ({refused} refused): \
-         {now:.0} MiB now, {most:.0} at most"
-    );
+    Row {
+        section: SECTION,
+        staged: "2 GiB of address space (RLIMIT_AS), 60 waiters in one queue, 3,000 exports with \
+                 20 new routes each as fast as they are taken",
+        says: "points refused, reason `too_many_routes`".into(),
+        within: None,
+        again: None,
+        lost: format!(
+            "names of routes beyond the limits, {refused} exports; {most:.0} MiB at most, {now:.0} \
+             at the end, {MEMORY:.0} allowed"
+        ),
+        test: "live_limits::memory_stays_within_a_bound_in_a_heavy_scene",
+    }
+    .print();
     assert!(most < MEMORY, "{most} MiB");
     let told = daemon
         .metric("snowpit_rejected_points_total", "too_many_routes")

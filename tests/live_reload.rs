@@ -9,9 +9,15 @@ use std::process::Command;
 
 use common::Stage;
 use common::daemon::{Daemon, until};
+use common::faults::Row;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use snowpit::demo::servers::{Alertmanager, Postgres, PostgresOptions};
+use tokio::time::Instant;
+
+/// Of docs/faults.md.
+const SECTION: &str = "The daemon itself";
+const TEST: &str = "live_reload::each_kind_of_change_does_what_it_says_and_no_more";
 
 /// Our sessions at a server: pid and start.
 async fn sessions(server: &Postgres) -> Vec<(i32, String)> {
@@ -86,11 +92,23 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     let bad = first.replace("postgres@127", &format!("postgres:{secret}@127"));
     daemon.write(&format!("{bad}[detect.lock_pileup]\nmin_waitres = 2\n"));
     daemon.signal(Signal::SIGHUP);
+    let told = Instant::now();
     until("refused", async || {
         let failed = daemon.metric("snowpit_config_reloads_total", "failure");
         failed.await.filter(|failed| *failed == 1.0)
     })
     .await;
+    Row {
+        section: SECTION,
+        staged: "SIGHUP with a file that has a mistake",
+        says: "the whole report with line and column; `snowpit_config_last_reload_successful` 0"
+            .into(),
+        within: Some(told.elapsed()),
+        again: None,
+        lost: "nothing: the configuration before goes on, on the same sessions".into(),
+        test: TEST,
+    }
+    .print();
     let successful = "snowpit_config_last_reload_successful";
     assert_eq!(daemon.metric(successful, "").await, Some(0.0));
     let (status, answer) = daemon.post("/-/reload", &[]).await;
@@ -176,6 +194,7 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
         1,
     );
     daemon.write(&format!("{paced}{more}"));
+    let told = Instant::now();
     let (status, answer) = daemon.post("/-/reload", &[]).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(list(&answer, "restarted"), ["postgres main"]);
@@ -189,6 +208,18 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     let now = daemon.incidents().await;
     assert_eq!((now.len(), &now[0]["id"]), (1, &open["id"]));
     assert_eq!(now[0]["resolved_at"], Value::Null);
+
+    Row {
+        section: SECTION,
+        staged: "`POST /-/reload` after the interval of one server has changed",
+        says: "restarted: postgres main; kept: 2".into(),
+        within: None,
+        again: Some(told.elapsed()),
+        lost: "nothing: its next session begins after the last one has ended, its incident goes on"
+            .into(),
+        test: TEST,
+    }
+    .print();
 
     // What cannot change is told, and stays.
     let moved = paced.replace("127.0.0.1:0", "127.0.0.1:1");

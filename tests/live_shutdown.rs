@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::Stage;
 use common::daemon::{Daemon, until};
+use common::faults::Row;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -23,6 +24,9 @@ use snowpit::observe::poll::unix_now;
 use snowpit::sample::{Report, TrafficVia};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+
+/// Of docs/faults.md.
+const SECTION: &str = "The daemon itself";
 
 /// What the contract gives the daemon after SIGTERM.
 const DRAINED_WITHIN: Duration = Duration::from_secs(5);
@@ -225,9 +229,20 @@ async fn sigterm_under_load_keeps_what_was_accepted_and_ends_in_time() {
     scene.load.shutdown().await;
     let accepted = scene.accepted.load(Ordering::SeqCst);
     let (requests, newest) = captured(&history);
-    eprintln!(
-        "SIGTERM under load: ended after {took:.2?}, {accepted} exports accepted, {requests} captured"
-    );
+    Row {
+        section: SECTION,
+        staged: "SIGTERM under load: 40 pages, scrapers, exporters, one of them in the middle of a \
+                 request, and a server that stands still",
+        says: "stopping; exit status 0".into(),
+        within: Some(took),
+        again: None,
+        lost: format!(
+            "nothing: {requests} requests in the capture, {accepted} were acknowledged; the last \
+             look is in the history"
+        ),
+        test: "live_shutdown::sigterm_under_load_keeps_what_was_accepted_and_ends_in_time",
+    }
+    .print();
     let log = scene.daemon.log();
     assert!(status.success(), "{status}\n{log}");
     assert!(took <= DRAINED_WITHIN, "{took:?}\n{log}");
@@ -266,7 +281,16 @@ async fn a_second_signal_ends_it_at_once_and_it_says_so() {
     .await;
     scene.daemon.signal(Signal::SIGINT);
     let (status, took) = scene.daemon.ended().await;
-    eprintln!("a second signal: ended after {took:.2?}");
+    Row {
+        section: SECTION,
+        staged: "a second signal while it stops",
+        says: "told to stop a second time; exit status 1".into(),
+        within: Some(took),
+        again: None,
+        lost: "what is not on disk by then, and it says so".into(),
+        test: "live_shutdown::a_second_signal_ends_it_at_once_and_it_says_so",
+    }
+    .print();
     assert_eq!(status.code(), Some(1), "{}", scene.daemon.log());
     let log = scene.daemon.log();
     assert!(log.contains("told to stop a second time"), "{log}");
@@ -297,15 +321,26 @@ async fn kill_9_under_load_loses_a_minute_of_history_at_most() {
     scene.load.shutdown().await;
 
     scene.daemon.start_again(|_| {});
+    let started = Instant::now();
     let times = remembered(&scene.daemon, began).await;
     let kept = times.iter().filter(|t| **t <= killed_at);
     let kept = kept.fold(0.0, |a: f64, b| a.max(*b));
     let lost = killed_at - kept;
     let (_, newest) = captured(&history);
-    eprintln!(
-        "kill -9 under load: {lost:.1} s of history lost, the capture ends {:.1} s before",
-        killed_at - newest
-    );
+    let again = until("there again", async || scene.daemon.incidents().await.pop()).await;
+    Row {
+        section: SECTION,
+        staged: "kill -9 under the same load, started again",
+        says: "the same incident, still open, once; the journal is whole".into(),
+        within: None,
+        again: Some(started.elapsed()),
+        lost: format!(
+            "{lost:.1} s of history, {:.1} s of capture",
+            killed_at - newest
+        ),
+        test: "live_shutdown::kill_9_under_load_loses_a_minute_of_history_at_most",
+    }
+    .print();
     assert!((0.0..=61.0).contains(&lost), "{lost} s of the history lost");
     // It is flushed every three seconds.
     assert!(
@@ -313,7 +348,6 @@ async fn kill_9_under_load_loses_a_minute_of_history_at_most() {
         "{} s of the capture",
         killed_at - newest
     );
-    let again = until("there again", async || scene.daemon.incidents().await.pop()).await;
     assert_eq!(
         (&again["id"], &again["opened_at"], &again["resolved_at"]),
         (&incident["id"], &incident["opened_at"], &Value::Null)

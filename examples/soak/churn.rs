@@ -28,6 +28,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 const STEADY_ROUTES: u64 = 12;
 const NEW_ROUTES: u64 = 25;
 
+/// One in so many statements has a tag that no other has.
+const FRESH_TAGS: u64 = 20;
+
 type Work = Result<(), Box<dyn Error + Send + Sync>>;
 
 /// Server and pooler.
@@ -156,12 +159,13 @@ where
     });
 }
 
-/// A statement with a route of its own, among some that stay.
+/// A statement with a route that stays, and now and then one of its own: each of
+/// those is a series more, which the history remembers for as long as it is told.
 fn tagged(number: u64) -> String {
-    let route = if number.is_multiple_of(2) {
-        format!("/steady/{}x", number % STEADY_ROUTES)
-    } else {
+    let route = if number.is_multiple_of(FRESH_TAGS) {
         format!("/fresh/{number}x/page")
+    } else {
+        format!("/steady/{}x", number % STEADY_ROUTES)
     };
     format!("SELECT pg_sleep(0.2) /*application='shop',route='{route}'*/")
 }
