@@ -156,7 +156,10 @@ async fn a_log_that_nobody_reads_stops_nothing() {
         })
         .await
     };
-    polls(250.0).await;
+    // The pipe and the queue hold some two thousand lines.
+    for least in [30.0, 60.0, 90.0, 120.0] {
+        polls(least).await;
+    }
     let reading = tokio::task::spawn_blocking(move || {
         let mut text = Vec::new();
         reader.read_to_end(&mut text).unwrap();

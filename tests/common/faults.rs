@@ -298,7 +298,7 @@ impl Row<'_> {
             None => self.lost.clone(),
         };
         println!(
-            "FAULT\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            "\nFAULT\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
             self.section,
             self.staged,
             self.says,
