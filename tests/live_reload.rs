@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::slice;
 
 use common::Stage;
 use common::daemon::{Daemon, until};
@@ -125,7 +126,7 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     daemon.write(&format!("{first}{push}"));
     let (status, answer) = daemon.post("/-/reload", &[]).await;
     assert_eq!(status, 400, "{answer}");
-    assert_eq!(sessions(&stage.postgres).await, [own.clone()]);
+    assert_eq!(sessions(&stage.postgres).await, slice::from_ref(&own));
 
     // The same again: nothing to do, and all good.
     daemon.write(&first);
@@ -150,7 +151,7 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
         statuses.iter().all(|s| [200, 409].contains(s)),
         "{statuses:?}"
     );
-    assert_eq!(sessions(&stage.postgres).await, [own.clone()]);
+    assert_eq!(sessions(&stage.postgres).await, slice::from_ref(&own));
 
     // One more server, a name for the lock, an Alertmanager.
     let pager = Alertmanager::start("route: {receiver: none}\nreceivers: [{name: none}]\n").await;
@@ -185,7 +186,7 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
         alerts.contains("orphaned_advisory_lock").then_some(())
     })
     .await;
-    assert_eq!(sessions(&stage.postgres).await, [own.clone()]);
+    assert_eq!(sessions(&stage.postgres).await, slice::from_ref(&own));
 
     // A source that changes is opened anew, and what it told of goes on.
     let paced = first.replacen(

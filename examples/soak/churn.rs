@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use snowpit::demo::servers::{
     Alias, PgBouncer, PgBouncerOptions, Postgres, PostgresOptions, connect,
 };
+use snowpit::observe::poll::unix_now;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -248,7 +249,7 @@ async fn table_lock(postgres: Arc<Postgres>, number: u64) -> Work {
 
 /// What an application tells of its routes, most of them new.
 async fn report(client: reqwest::Client, url: String, number: u64) -> Work {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    let now = (unix_now() * 1e9) as u64;
     let point = |route: String| -> Value {
         json!({
             "attributes": [
