@@ -3,7 +3,8 @@
 //! must not grow by it. `make soak MINUTES=30` runs it.
 //!
 //! Prints a line every 30 seconds and, at the end, how each figure moved over the
-//! second half. Exit status 1 when the daemon clearly grew or ended.
+//! second half. Exit status 1 when the daemon clearly grew or ended. A run of less
+//! than 17 minutes judges nothing: what is remembered for ten minutes fills first.
 
 mod churn;
 mod gauge;
@@ -89,6 +90,14 @@ async fn watch(mut daemon: Daemon, minutes: f64) -> Result<Vec<Reading>, String>
 fn judge(readings: &[Reading]) -> bool {
     let mut flat = true;
     println!();
+    let minutes = readings.last().map_or(0.0, |last| last.at / 60.0);
+    if minutes < trend::SHORTEST / 60.0 {
+        println!(
+            "too short to judge: it fills for {:.0} min, and five more show whether it stops",
+            trend::FILLS / 60.0
+        );
+        return true;
+    }
     for quantity in gauge::QUANTITIES {
         let points = readings.iter().map(|r| (r.at, (quantity.of)(r)));
         let Some(trend) = Trend::of(&points.collect::<Vec<_>>()) else {

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+/// Seconds in which memory rises by design: the history keeps ten minutes unpacked,
+/// and a route is forgotten when it was unheard of for ten.
+pub const FILLS: f64 = 720.0;
+
+/// A run below this, in seconds, shows nothing else.
+pub const SHORTEST: f64 = FILLS + 300.0;
+
 /// Readings of the second half below which nothing can be said.
 const LEAST_READINGS: usize = 6;
 
@@ -33,7 +40,10 @@ impl Trend {
     /// `None` when there are too few points: seconds and values.
     pub fn of(points: &[(f64, f64)]) -> Option<Self> {
         let last = points.last()?.0;
-        let half: Vec<_> = points.iter().filter(|p| p.0 >= last / 2.0).collect();
+        let half: Vec<_> = points
+            .iter()
+            .filter(|p| p.0 >= FILLS.max(last / 2.0))
+            .collect();
         if half.len() < LEAST_READINGS {
             return None;
         }
