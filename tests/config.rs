@@ -282,6 +282,12 @@ fn a_uri_means_what_it_means_to_psql() {
     assert_eq!(dsn.ssl_root_cert.as_deref(), Some(Path::new("/ca.pem")));
     assert_eq!(dsn.connect_timeout, Duration::from_secs(9));
 
+    let system = postgres("host=h user=u sslrootcert=system").unwrap();
+    assert_eq!(system.ssl_mode, SslMode::VerifyFull);
+    assert_eq!(system.ssl_root_cert, None);
+    let nul = Config::from_dsn("postgresql://u@h/d\0b", nothing).unwrap_err();
+    assert!(nul.to_string().contains("NUL character"), "{nul}");
+
     let certified = "host=h user=u sslcert=/our.pem sslkey=/our.key channel_binding=require";
     let certified = postgres(certified).unwrap();
     let files = certified.client_certificate.unwrap();
@@ -357,6 +363,10 @@ fn a_bad_dsn_gets_one_sentence() {
         (
             "host=h user=u sslcert=a.pem",
             "only one of sslcert and sslkey",
+        ),
+        (
+            "postgresql://u@h/d?sslrootcert=system&sslmode=require",
+            "verify-full",
         ),
         ("host=h user=u connect_timeout=0", "connect_timeout must be"),
         ("host=h hostaddr=1.2.3.4 user=u", "both host and hostaddr"),

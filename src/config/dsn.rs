@@ -5,12 +5,13 @@
 //! quotes a part of the string that could belong to a password.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::problem::nearest;
+use super::ssl::{ChannelBinding, ClientCertificate, SslMode};
 
 /// PostgreSQL's registered port.
 const POSTGRES_PORT: u16 = 5432;
@@ -40,35 +41,6 @@ pub struct Dsn {
     pub connect_timeout: Duration,
 }
 
-/// libpq's `sslcert` and `sslkey`: PEM files, the certificate with its chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientCertificate {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
-/// libpq's `channel_binding`: whether SCRAM has to prove that nobody sits
-/// between us and the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ChannelBinding {
-    Disable,
-    /// Where the server offers it.
-    #[default]
-    Prefer,
-    Require,
-}
-
-/// libpq's `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SslMode {
-    Disable,
-    #[default]
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
 /// Why a connection string is no good.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DsnError {
@@ -76,6 +48,8 @@ pub enum DsnError {
         "the dsn is neither a URI such as \"postgresql://user@host:5432/database\" nor \"key=value\" pairs"
     )]
     NoDsn,
+    #[error("the dsn has a NUL character in it, which no server takes; remove it")]
+    Nul,
     #[error("the dsn names several hosts; write one section for each server")]
     SeveralHosts,
     #[error("the port of the dsn is not a number from 1 to 65535{}", .uri_hint)]
@@ -108,6 +82,10 @@ pub enum DsnError {
         "the dsn has only one of sslcert and sslkey; give both, PEM files with the certificate and with its key"
     )]
     HalfCertificate,
+    #[error(
+        "sslrootcert=system trusts every authority of the system, so the name must be checked too: use sslmode=verify-full, or leave sslmode out"
+    )]
+    WeakSystem,
     #[error("connect_timeout must be a whole number of seconds from 1 to 300")]
     ConnectTimeout,
     #[error(
@@ -134,7 +112,7 @@ pub(super) struct Written {
     user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: Option<String>,
-    ssl_mode: SslMode,
+    ssl_mode: Option<SslMode>,
     ssl_root_cert: Option<PathBuf>,
     ssl_cert: Option<PathBuf>,
     ssl_key: Option<PathBuf>,
@@ -196,6 +174,9 @@ const SUPPORTED: &[&str] = &[
 /// Reads either form.
 pub(super) fn parse(text: &str) -> Result<Written, DsnError> {
     let text = text.trim();
+    if text.contains('\0') {
+        return Err(DsnError::Nul);
+    }
     let uri = text
         .strip_prefix("postgresql://")
         .or_else(|| text.strip_prefix("postgres://"));
@@ -247,7 +228,7 @@ fn parse_uri(rest: &str) -> Result<Written, DsnError> {
         let (key, value) = (decode(key)?, decode(value)?);
         // The spelling of JDBC, which libpq also takes.
         if key == "ssl" && value == "true" {
-            written.ssl_mode = SslMode::Require;
+            written.ssl_mode = Some(SslMode::Require);
             continue;
         }
         // An "@" here may mean that this is the rest of a password.
@@ -326,11 +307,8 @@ impl Written {
             "user" => self.user = filled(value),
             "password" => self.password = filled(value),
             "dbname" => self.database = filled(value),
-            "sslmode" => self.ssl_mode = SslMode::parse(&value)?,
-            // libpq's word for the authorities of the system.
-            "sslrootcert" => {
-                self.ssl_root_cert = filled(value).filter(|v| v != "system").map(PathBuf::from);
-            }
+            "sslmode" => self.ssl_mode = Some(SslMode::parse(&value)?),
+            "sslrootcert" => self.ssl_root_cert = filled(value).map(PathBuf::from),
             "sslcert" => self.ssl_cert = filled(value).map(PathBuf::from),
             "sslkey" => self.ssl_key = filled(value).map(PathBuf::from),
             "channel_binding" => self.channel_binding = ChannelBinding::parse(&value)?,
@@ -372,6 +350,7 @@ impl Written {
             (None, None) => None,
             _ => return Err(DsnError::HalfCertificate),
         };
+        let (ssl_mode, ssl_root_cert) = self.trust()?;
         let (port, database) = match kind {
             Kind::Postgres => (
                 POSTGRES_PORT,
@@ -385,35 +364,25 @@ impl Written {
             user,
             password: self.password.clone(),
             database: self.database.clone().unwrap_or(database),
-            ssl_mode: self.ssl_mode,
-            ssl_root_cert: self.ssl_root_cert.clone(),
+            ssl_mode,
+            ssl_root_cert,
             client_certificate,
             channel_binding: self.channel_binding,
             connect_timeout: self.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         })
     }
-}
 
-impl SslMode {
-    fn parse(word: &str) -> Result<Self, DsnError> {
-        match word {
-            "disable" => Ok(Self::Disable),
-            "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
-            "verify-ca" => Ok(Self::VerifyCa),
-            "verify-full" => Ok(Self::VerifyFull),
-            _ => Err(DsnError::SslMode),
-        }
-    }
-}
-
-impl ChannelBinding {
-    fn parse(word: &str) -> Result<Self, DsnError> {
-        match word {
-            "disable" => Ok(Self::Disable),
-            "prefer" => Ok(Self::Prefer),
-            "require" => Ok(Self::Require),
-            _ => Err(DsnError::ChannelBinding),
+    /// How much is verified, and against which file. `system` is libpq's word for
+    /// the authorities of the system, and goes with `verify-full` only.
+    fn trust(&self) -> Result<(SslMode, Option<PathBuf>), DsnError> {
+        let system = self.ssl_root_cert.as_deref() == Some(Path::new("system"));
+        match self.ssl_mode {
+            _ if !system => Ok((
+                self.ssl_mode.unwrap_or_default(),
+                self.ssl_root_cert.clone(),
+            )),
+            None | Some(SslMode::VerifyFull) => Ok((SslMode::VerifyFull, None)),
+            Some(_) => Err(DsnError::WeakSystem),
         }
     }
 }

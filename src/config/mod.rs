@@ -14,6 +14,7 @@ mod problem;
 mod reader;
 mod scrape;
 mod shape;
+mod ssl;
 
 use std::cell::RefCell;
 use std::fs;
@@ -23,10 +24,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use alertmanager::{AlertmanagerConfig, AlertmanagerUrl};
-pub use dsn::{CONNECT_TIMEOUT, ChannelBinding, ClientCertificate, Dsn, DsnError, SslMode};
+pub use dsn::{CONNECT_TIMEOUT, Dsn, DsnError};
 pub use problem::{ConfigError, ConfigErrors, Place};
 pub use scrape::{Credentials, ScrapeConfig, Secret};
 pub use shape::DEFAULT_INTERVAL;
+pub use ssl::{ChannelBinding, ClientCertificate, SslMode};
 
 use crate::engine::Settings;
 use crate::listen::DoorsConfig;
