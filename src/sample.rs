@@ -93,6 +93,10 @@ pub struct PostgresReport {
     /// With `error`: what was wrong, and what to do about it, in one sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_text: Option<String>,
+    /// With `error`: the server itself sent it, so it is up. Absent when that is
+    /// not known.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub answered: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
     /// Sum of `pg_stat_database.sessions` (14+); a counter.

@@ -19,7 +19,7 @@ pub mod traffic;
 
 use std::future::Future;
 
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{DbError, Severity};
 
 use crate::sample::{FailureReason, Report};
 
@@ -64,10 +64,15 @@ impl PollError {
 
     /// The server answered a statement with an error, and the session goes on.
     pub fn is_answer(&self) -> bool {
-        let cause = self.source.as_ref();
-        let error = cause.and_then(|cause| cause.downcast_ref::<tokio_postgres::Error>());
-        error
-            .and_then(tokio_postgres::Error::as_db_error)
-            .is_some_and(|said| said.parsed_severity() == Some(Severity::Error))
+        let said = self.said();
+        said.is_some_and(|said| said.parsed_severity() == Some(Severity::Error))
+    }
+
+    /// What the server itself said, to a login or to a statement; `None` when
+    /// the failure is on the way or on our side.
+    pub fn said(&self) -> Option<&DbError> {
+        let cause = self.source.as_ref()?;
+        let error = cause.downcast_ref::<tokio_postgres::Error>()?;
+        error.as_db_error()
     }
 }

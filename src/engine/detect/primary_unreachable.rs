@@ -3,8 +3,10 @@
 //! Only a server that was seen as a primary can be lost as one: a standby that
 //! always was one is no failover, and of a server that never told its role
 //! nothing is known. A server without a free slot answers, so it is not
-//! unreachable; nor is one that does not like our password. Over when a primary
-//! answers again under this name, the same or a promoted one.
+//! unreachable; nor is one that does not like our password, or cancels our
+//! statements. A look that failed on our side of the wire (the name service, our
+//! own certificate) says nothing of the server and changes nothing. Over when a
+//! primary answers again under this name, the same or a promoted one.
 
 use serde_json::json;
 
@@ -35,6 +37,8 @@ enum Sight {
     Standby,
     /// It answers, and nothing more is known.
     Answers,
+    /// Not even whether it answers.
+    Unknown,
 }
 
 /// Follows the role and the reach of one target.
@@ -115,8 +119,10 @@ impl Reach {
             return;
         }
         let sight = Self::sight(report);
-        self.said.clone_from(&report.error_text);
-        self.follow_role(t, sight);
+        if sight != Sight::Unknown {
+            self.said.clone_from(&report.error_text);
+            self.follow_role(t, sight);
+        }
         let suspicions = match sight {
             Sight::Serves => {
                 self.was_primary = true;
@@ -126,6 +132,8 @@ impl Reach {
             }
             // An answer ends a refusal, and does not say that a primary serves.
             Sight::Answers => self.keeps(t),
+            // Neither good nor bad: what is being told goes on as it is.
+            Sight::Unknown => return,
             Sight::Refuses | Sight::Silent | Sight::Standby if !self.was_primary => Vec::new(),
             Sight::Refuses | Sight::Silent | Sight::Standby => self.lost(t, sight),
         };
@@ -159,8 +167,18 @@ impl Reach {
                 None => Sight::Answers,
             },
             Some(FailureReason::Refused) => Sight::Refuses,
+            Some(_) if report.answered => Sight::Answers,
             Some(FailureReason::Timeout) => Sight::Silent,
-            Some(_) => Sight::Answers,
+            // Only a server says these.
+            Some(FailureReason::TooManyConnections | FailureReason::Auth) => Sight::Answers,
+            // The name does not resolve, a certificate of ours cannot be read,
+            // we are out of files, something else listens there.
+            Some(
+                FailureReason::Tls
+                | FailureReason::Permission
+                | FailureReason::Protocol
+                | FailureReason::Other,
+            ) => Sight::Unknown,
         }
     }
 
@@ -213,7 +231,7 @@ impl Reach {
                 "serves as a standby now: no primary under this name",
                 "standby",
             ),
-            Sight::Answers | Sight::Serves => {
+            Sight::Answers | Sight::Serves | Sight::Unknown => {
                 ("answers, but was not seen as a primary yet", "answers")
             }
         };
@@ -370,6 +388,54 @@ mod tests {
                 "{reason:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_name_that_goes_with_the_primary_does_not_hide_that_it_is_lost() {
+        let unknown = [
+            FailureReason::Other,
+            FailureReason::Tls,
+            FailureReason::Permission,
+            FailureReason::Protocol,
+        ];
+        for reason in unknown {
+            let mut reach = primary();
+            let (refused, nothing) = (failed(FailureReason::Refused), failed(reason));
+            // In turns, from the first failure on: every second look is one.
+            for t in 10..40u32 {
+                let report = if t % 2 == 0 { &refused } else { &nothing };
+                reach.observe(f64::from(t), report);
+            }
+            let told = reach.findings();
+            assert_eq!(told.len(), 1, "{reason:?}");
+            assert_eq!(told[0].onset_at, 10.0);
+            // What is told is not rewritten, and does not end.
+            assert!(changes(&mut reach, 40, 600, &nothing).is_empty());
+            assert_eq!(reach.findings(), told, "{reason:?}");
+            assert_eq!(changes(&mut reach, 640, 60, &role(Some(false))), [641]);
+        }
+    }
+
+    #[test]
+    fn a_server_that_cancels_our_looks_answers() {
+        let canceled = PostgresReport {
+            answered: true,
+            ..failed(FailureReason::Timeout)
+        };
+        let six_times_as_long = 10 * 6 * 5;
+        let mut reach = primary();
+        assert!(changes(&mut reach, 10, six_times_as_long, &canceled).is_empty());
+        // Nor does it add up with a moment of silence.
+        assert!(changes(&mut reach, 400, 20, &failed(FailureReason::Timeout)).is_empty());
+        assert!(changes(&mut reach, 420, 60, &canceled).is_empty());
+        // A lost one that answers so was not seen as a primary yet.
+        let mut reach = primary();
+        assert_eq!(
+            changes(&mut reach, 10, 30, &failed(FailureReason::Refused)),
+            [16]
+        );
+        assert!(changes(&mut reach, 40, 60, &canceled).is_empty());
+        assert_eq!(reach.findings()[0].subject["verdict"], "answers");
     }
 
     #[test]

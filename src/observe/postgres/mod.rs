@@ -179,6 +179,7 @@ impl PostgresSource {
             target: self.name.clone(),
             error: None,
             error_text: None,
+            answered: false,
             server: Some(facts.server),
             sessions_opened_total: facts.sessions_opened_total,
             groups,
@@ -357,6 +358,7 @@ impl Source for PostgresSource {
             target: self.name.clone(),
             error: Some(error.reason),
             error_text: Some(error.message.chars().take(MAX_ERROR_TEXT).collect()),
+            answered: error.said().is_some(),
             ..PostgresReport::default()
         })
     }
