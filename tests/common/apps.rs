@@ -56,6 +56,24 @@ impl App {
         Self::start(command).await
     }
 
+    /// Sends one span with an OpenTelemetry exporter that is set up by these
+    /// variables; whether it was taken in, and what the exporter complained of.
+    pub async fn sends(variables: &[(&str, &str)]) -> (bool, String) {
+        let mut command = Command::new(tool("otel/bin/python"));
+        command
+            .arg(source("otel/sender.py"))
+            .env("OTEL_SERVICE_NAME", "shop")
+            .env("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
+            .envs(variables.iter().copied())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(START, command.output()).await;
+        let output = output.expect("it ends in time").unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{complained}");
+        (said.trim() == "SUCCESS", complained)
+    }
+
     /// Ends it as a service manager does, so that it can export what it has
     /// left.
     pub async fn stop(mut self) {
