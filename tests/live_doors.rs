@@ -5,13 +5,14 @@ mod browser;
 mod common;
 
 use std::error::Error;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use browser::{Browser, Window};
 use common::apps::App;
-use common::certificates::{Authority, Signed, open_directory, write};
+use common::certificates::{Authority, Holds, Signed, write};
 use reqwest::{Client, Response, StatusCode};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -47,13 +48,18 @@ fn user(name: &str, password: &str) -> String {
     format!("users = {{ \"{name}\" = \"{hash}\" }}\n")
 }
 
+/// What our listeners are called here.
+fn server(authority: &Authority, holds: Holds) -> Signed {
+    authority.server(&["localhost", "127.0.0.1"], holds)
+}
+
 /// `tls = …` with the files that are written to the directory.
-fn tls(directory: &Path, server: &Signed, clients: Option<&Authority>) -> String {
-    let cert = write(directory, "server.pem", &server.certificate);
-    let key = write(directory, "server.key", &server.key);
+fn tls(directory: &Path, signed: &Signed, clients: Option<&Authority>) -> String {
+    let cert = write(directory, "server.pem", &signed.certificate);
+    let key = write(directory, "server.key", &signed.key);
     let (cert, key) = (cert.display(), key.display());
     let clients = clients.map(|clients| {
-        let path = write(directory, "clients.pem", &clients.pem());
+        let path = write(directory, "clients.pem", clients.pem());
         format!(", client_ca_file = \"{}\"", path.display())
     });
     let clients = clients.unwrap_or_default();
@@ -134,12 +140,12 @@ fn value(page: &str, series: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_right_ones_come_in_and_no_others() {
-    let directory = open_directory();
+    let directory = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let token = write(directory.path(), "token", "correct-horse\n");
     let keys = format!(
         "{}{}bearer_token_file = \"{}\"",
-        tls(directory.path(), &ours.server(2900), None),
+        tls(directory.path(), &server(&ours, Holds::Now), None),
         user("prometheus", "hunter2"),
         token.display()
     );
@@ -220,8 +226,8 @@ async fn the_right_ones_come_in_and_no_others() {
     let slowed = "snowpit_http_requests_refused_total{listener=\"server\",reason=\"slowed\"}";
     assert!(value(&page, slowed) >= 4.0);
     let expiry = "snowpit_tls_certificate_expiry_timestamp_seconds{listener=\"server\"}";
-    // 2901-01-01
-    assert_eq!(value(&page, expiry), 29_379_542_400.0);
+    // 2100-01-01
+    assert_eq!(value(&page, expiry), 4_102_444_800.0);
 
     let untrusted = client(&theirs, None)
         .get(url(&running, "/-/healthy"))
@@ -249,12 +255,13 @@ async fn the_right_ones_come_in_and_no_others() {
         "{}",
         value(&page, handshakes)
     );
+    drop(wrong);
     running.shutdown(Duration::from_secs(3)).await;
 
     // One that has expired is told at the start, and clients refuse it.
     let keys = format!(
         "{}{}open_health = false",
-        tls(directory.path(), &ours.server(2020), None),
+        tls(directory.path(), &server(&ours, Holds::Expired), None),
         user("prometheus", "hunter2")
     );
     let (running, warnings) = start(&keys, "").await;
@@ -276,17 +283,17 @@ async fn the_right_ones_come_in_and_no_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prometheus_with_its_certificate_and_password_scrapes_while_others_guess() {
-    let directory = open_directory();
+    let directory = tempfile::tempdir().unwrap();
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
-    let shown = ours.client("prometheus");
-    let keys = tls(directory.path(), &ours.server(2900), Some(&ours));
+    let shown = ours.client("prometheus", Holds::Now);
+    let keys = tls(directory.path(), &server(&ours, Holds::Now), Some(&ours));
     let (running, _) = start(&(keys + &user("prometheus", "hunter2")), "").await;
     let address = url(&running, "/metrics");
 
     // Without a certificate, or with a strange one, nobody is asked for a word.
     for (what, stranger) in [
         ("none", None),
-        ("theirs", Some(theirs.client("prometheus"))),
+        ("theirs", Some(theirs.client("prometheus", Holds::Now))),
     ] {
         let refused = client(&ours, stranger.as_ref()).get(&address);
         let refused = refused
@@ -303,13 +310,22 @@ async fn a_prometheus_with_its_certificate_and_password_scrapes_while_others_gue
         "both are needed"
     );
 
-    let file = |name: &str, text: &str| write(directory.path(), name, text).display().to_string();
+    // It runs as somebody who may read nothing of ours.
+    let opened = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    opened(directory.path(), 0o755);
+    let file = |name: &str, text: &str| {
+        let path = write(directory.path(), name, text);
+        opened(&path, 0o644);
+        path.display().to_string()
+    };
     let scrape = format!(
         "scrape_configs:\n  - job_name: snowpit\n    scrape_interval: 1s\n    scheme: https\n    \
          basic_auth: {{username: prometheus, password: hunter2}}\n    \
          tls_config: {{ca_file: '{}', cert_file: '{}', key_file: '{}', server_name: localhost}}\n    \
          static_configs: [{{targets: ['{}']}}]\n",
-        file("ca.pem", &ours.pem()),
+        file("ca.pem", ours.pem()),
         file("client.pem", &shown.certificate),
         file("client.key", &shown.key),
         running.address()
@@ -338,18 +354,18 @@ async fn a_prometheus_with_its_certificate_and_password_scrapes_while_others_gue
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_exporter_sends_over_tls_with_its_token() {
-    let directory = open_directory();
+    let directory = tempfile::tempdir().unwrap();
     let ours = Authority::new("ours");
     let token = write(directory.path(), "token", "correct-horse");
     let keys = format!(
         "grpc_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n{}bearer_token_file = \"{}\"\n",
-        tls(directory.path(), &ours.server(2900), Some(&ours)),
+        tls(directory.path(), &server(&ours, Holds::Now), Some(&ours)),
         token.display()
     );
     let (running, _) = start("", &keys).await;
-    let shown = ours.client("shop");
+    let shown = ours.client("shop", Holds::Now);
     let file = |name: &str, text: &str| write(directory.path(), name, text).display().to_string();
-    let ca = file("ca.pem", &ours.pem());
+    let ca = file("ca.pem", ours.pem());
     let certificate = file("client.pem", &shown.certificate);
     let key = file("client.key", &shown.key);
     let otlp = running.otlp();
@@ -420,12 +436,12 @@ impl Kept {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changed_files_are_taken_up_and_bad_ones_are_not() {
-    let directory = open_directory();
+    let directory = tempfile::tempdir().unwrap();
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let token = write(directory.path(), "token", "first");
     let keys = format!(
         "{}bearer_token_file = \"{}\"",
-        tls(directory.path(), &old.server(2900), None),
+        tls(directory.path(), &server(&old, Holds::Now), None),
         token.display()
     );
     let (running, _) = start(&keys, "").await;
@@ -444,7 +460,7 @@ async fn changed_files_are_taken_up_and_bad_ones_are_not() {
     let mut events = events.send().await.unwrap();
     assert!(events.chunk().await.unwrap().is_some());
 
-    tls(directory.path(), &new.server(2030), None);
+    tls(directory.path(), &server(&new, Holds::Until(2031)), None);
     write(directory.path(), "token", "second");
     let took = until("the new certificate is shown", async || {
         kept.healthy().await;
@@ -475,7 +491,7 @@ async fn changed_files_are_taken_up_and_bad_ones_are_not() {
     // A key that is another certificate's, and then no certificate at all.
     let failures = "snowpit_access_reload_failures_total{listener=\"server\"}";
     for (number, (name, text)) in [
-        ("server.key", old.server(2900).key),
+        ("server.key", server(&old, Holds::Now).key),
         ("server.pem", "-----BEGIN CERTIFICATE-----\nno\n".to_owned()),
     ]
     .into_iter()
@@ -491,7 +507,7 @@ async fn changed_files_are_taken_up_and_bad_ones_are_not() {
     // A stream has more to say every few seconds, whatever became of the token.
     let more = tokio::time::timeout(LIMIT, events.chunk()).await.unwrap();
     assert!(more.unwrap().is_some(), "the stream was not cut");
-    tls(directory.path(), &old.server(2900), None);
+    tls(directory.path(), &server(&old, Holds::Now), None);
     until("a good one is taken up again", async || {
         by_old.get(url(&running, "/-/healthy")).send().await.is_ok()
     })

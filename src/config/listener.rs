@@ -276,3 +276,138 @@ impl Checker<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use crate::config::{Config, ConfigErrors};
+
+    const HASH: &str = "$2y$10$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+    fn parse(sections: &str) -> Result<Config, ConfigErrors> {
+        let postgres = "[[postgres]]\nname = \"main\"\ndsn = \"postgresql://u@h/d\"\n";
+        let text = format!("{sections}\n{postgres}");
+        Config::parse(&text, "the test", |name| {
+            (name == "HASH").then(|| HASH.to_owned())
+        })
+    }
+
+    /// A certificate of its own authority, and its key.
+    fn pair() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        parameters.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        parameters.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        (
+            parameters.self_signed(&key).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    }
+
+    fn put(directory: &Path, name: &str, text: &str) -> String {
+        let path = directory.join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    #[test]
+    fn what_is_right_is_taken_and_says_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, key) = pair();
+        let certificate = put(directory.path(), "certificate", &certificate);
+        let key = put(directory.path(), "key", &key);
+        let token = put(directory.path(), "token", "abc\n");
+        let tls = format!("{{ cert_file = \"{certificate}\", key_file = \"{key}\" }}");
+        let config = parse(&format!(
+            "[server]\ntls = {tls}\nusers = {{ a = \"{HASH}\", b = \"${{HASH}}\" }}\nopen_health = false\n\
+             [otlp]\ngrpc_listen = \"127.0.0.1:0\"\nbearer_token_file = \"{token}\""
+        ));
+        let config = config.unwrap();
+        let (server, otlp) = (&config.doors.server, &config.doors.otlp);
+        assert_eq!(server.users.len(), 2);
+        assert!(server.tls.is_some() && !server.open_health);
+        assert!(otlp.tls.is_none() && otlp.bearer_token_file.is_some());
+        let [warning] = &config.warnings[..] else {
+            panic!("{:?}", config.warnings);
+        };
+        assert!(warning.contains("has expired"), "{warning}");
+        let told = format!("{config:?}");
+        assert!(!told.contains("E5YPO") && !told.contains("abc"), "{told}");
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_line_and_no_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, _) = pair();
+        let (_, key) = pair();
+        let put = |name: &str, text: &str| put(directory.path(), name, text);
+        let (certificate, key) = (put("certificate", &certificate), put("key", &key));
+        let (none, empty) = (put("none", "nothing\n"), put("empty", "\n"));
+        let half = &HASH[..HASH.len() - 1];
+        let dear = HASH.replace("$10$", "$16$");
+        let text = format!(
+            "[server]\n\
+             tls = {{ cert_file = \"{none}\", key_file = \"{none}\", client_ca_file = \"/nowhere\" }}\n\
+             users = {{ half = \"{half}\", dear = \"{dear}\", plain = \"hunter2\", \"a:b\" = \"{HASH}\" }}\n\
+             bearer_token_file = \"{empty}\"\n\
+             [otlp]\n\
+             tls = {{ cert_file = \"{certificate}\", key_file = \"{key}\" }}\n\
+             users = \"{HASH}\"\n"
+        );
+        let report = parse(&text).unwrap_err().to_string();
+        for part in [
+            "\"cert_file\": there is no certificate in it",
+            "\"key_file\": there is no private key in it",
+            "\"client_ca_file\": cannot be read",
+            "password of \"half\" is not a bcrypt hash",
+            "password of \"dear\" has cost 16",
+            "password of \"plain\" is not a bcrypt hash",
+            "no colon",
+            "\"bearer_token_file\": is empty",
+            "\"key_file\": is not the key of the certificate",
+            "\"users\" must be a table",
+        ] {
+            assert!(report.contains(part), "{part} in {report}");
+        }
+        assert_eq!(report.matches("the test:").count(), 10, "{report}");
+        for secret in ["E5YPO", "CCCC", "hunter2"] {
+            assert!(!report.contains(secret), "{report}");
+        }
+        // Not even where the file cannot be parsed.
+        let broken = format!("[server]\nusers = {{ a = \"{HASH}\n");
+        let report = parse(&broken).unwrap_err().to_string();
+        assert!(!report.contains("E5YPO"), "{report}");
+    }
+
+    #[test]
+    fn an_open_address_is_warned_of_until_it_asks_and_is_encrypted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (certificate, key) = pair();
+        let certificate = put(directory.path(), "certificate", &certificate);
+        let key = put(directory.path(), "key", &key);
+        let users = format!("users = {{ a = \"{HASH}\" }}\n");
+        let tls = format!("tls = {{ cert_file = \"{certificate}\", key_file = \"{key}\" }}\n");
+        let mutual = tls.replace(" }", &format!(", client_ca_file = \"{certificate}\" }}"));
+        let warned = |section: &str, keys: &str| {
+            let config = parse(&format!("{section}{keys}")).unwrap();
+            let mut warnings = config.warnings;
+            warnings.retain(|warning| !warning.contains("expired"));
+            warnings.join("\n")
+        };
+        for section in [
+            "[server]\nlisten = \"0.0.0.0:0\"\n",
+            "[otlp]\nhttp_listen = \"[::]:0\"\n",
+        ] {
+            let open = warned(section, "");
+            assert!(open.contains("asks for no password"), "{open}");
+            assert!(warned(section, &tls).contains("asks for no password"));
+            assert!(warned(section, &users).contains("without tls"));
+            for keys in [format!("{users}{tls}"), mutual.clone()] {
+                assert_eq!(warned(section, &keys), "", "{section}{keys}");
+            }
+        }
+        assert!(warned("[otlp]\n", &users).contains("no listener"));
+    }
+}

@@ -64,6 +64,9 @@ impl App {
             .arg(source("otel/sender.py"))
             .env("OTEL_SERVICE_NAME", "shop")
             .env("OTEL_EXPORTER_OTLP_TIMEOUT", "20")
+            // Python's requests would believe them before the exporter's own.
+            .env_remove("REQUESTS_CA_BUNDLE")
+            .env_remove("CURL_CA_BUNDLE")
             .envs(variables.iter().copied())
             .kill_on_drop(true);
         let output = tokio::time::timeout(START, command.output()).await;

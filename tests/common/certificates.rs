@@ -26,6 +26,8 @@ pub enum Holds {
     Now,
     /// It ended years ago.
     Expired,
+    /// Until that year begins.
+    Until(i32),
 }
 
 impl Authority {
@@ -71,6 +73,7 @@ impl Authority {
         params.not_after = match holds {
             Holds::Now => date_time_ymd(2100, 1, 1),
             Holds::Expired => date_time_ymd(2020, 1, 1),
+            Holds::Until(year) => date_time_ymd(year, 1, 1),
         };
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();

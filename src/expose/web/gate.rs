@@ -85,3 +85,46 @@ pub(super) async fn one_of_few(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use axum::body::Body;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::engine::Snapshot;
+    use crate::expose::metrics::EngineTicks;
+    use crate::expose::web::router;
+    use crate::observe::health::Health;
+
+    #[tokio::test]
+    async fn metrics_and_health_answer_while_every_place_of_the_api_is_taken() {
+        let (_publish, snapshot) = watch::channel(Arc::new(Snapshot::default()));
+        let ticks = Arc::new(EngineTicks::default());
+        let state = Arc::new(WebState::new(snapshot, Health::new(), ticks, Vec::new()));
+        let router = TowerToHyperService::new(router(Arc::clone(&state)));
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            router.call(request).await.unwrap()
+        };
+        let taken = state.answers.0.acquire_many(ANSWERS as u32).await.unwrap();
+        let mut statuses = BTreeMap::new();
+        for path in ["/metrics", "/-/healthy", "/-/ready", "/", "/api/v1/status"] {
+            statuses.insert(path, ask(path).await);
+        }
+        let busy = statuses.remove("/api/v1/status").unwrap();
+        assert_eq!(busy.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(busy.headers()[RETRY_AFTER], "1");
+        for (path, answer) in statuses {
+            assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        }
+        let tally = state.doors.door(Listener::Server).tally().clone();
+        assert_eq!(tally.turned_away(Listener::Server, Turned::ApiBusy), 1);
+        drop(taken);
+        assert_eq!(ask("/api/v1/status").await.status(), StatusCode::OK);
+    }
+}

@@ -1,0 +1,555 @@
+//! More than can be served: scrapes at once, connections that say nothing, and
+//! applications that send many times what is taken in. The daemon, a process of
+//! its own, goes on watching real servers meanwhile.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::Stage;
+use common::certificates::{Authority, Holds, write};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+use prost::Message;
+use reqwest::StatusCode;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+/// For what takes a moment, on a machine with other things to do.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long each flood lasts.
+const FLOOD: Duration = Duration::from_secs(6);
+
+/// The daemon as a process.
+struct Program {
+    process: Child,
+    address: SocketAddr,
+    _files: tempfile::TempDir,
+}
+
+impl Program {
+    async fn start(configuration: &str) -> Self {
+        snowpit::observe::tls::use_ring();
+        let files = tempfile::tempdir().unwrap();
+        let path = write(files.path(), "snowpit.toml", configuration);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_snowpit"))
+            .args(["run", "--config", path.to_str().unwrap()])
+            .env("NO_COLOR", "1")
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let address = timeout(LIMIT, async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("it runs");
+                if let Some((_, rest)) = line.split_once("listening address=") {
+                    return rest.trim().parse().unwrap();
+                }
+            }
+        });
+        let address = address.await.expect("it says where it listens");
+        // A pipe that nobody reads would stop it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self {
+            process,
+            address,
+            _files: files,
+        }
+    }
+
+    /// Memory in use, megabytes.
+    fn memory(&self) -> f64 {
+        let path = format!("/proc/{}/status", self.process.id().unwrap());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<f64>().unwrap() / 1024.0
+    }
+
+    /// The page of metrics on a connection of its own, whole.
+    async fn page(&self) -> String {
+        get(self.address, "/metrics").await
+    }
+
+    async fn stop(mut self) {
+        let pid = Pid::from_raw(self.process.id().unwrap().cast_signed());
+        kill(pid, Signal::SIGTERM).unwrap();
+        let ended = timeout(LIMIT, self.process.wait()).await;
+        assert!(ended.expect("it ends").unwrap().success());
+    }
+}
+
+const HEAD: &str = "HTTP/1.1\r\nhost: snowpit\r\nconnection: close\r\n\r\n";
+
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} {HEAD}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read(stream).await
+}
+
+/// The body of a good answer, whole.
+async fn read(mut stream: TcpStream) -> String {
+    let mut answer = String::new();
+    let read = timeout(LIMIT, stream.read_to_string(&mut answer)).await;
+    read.expect("an answer in time").expect("a whole answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    assert_eq!(length.unwrap().parse(), Ok(body.len()), "{head}");
+    body.to_owned()
+}
+
+/// The value of a series; 0 when it is not there.
+fn value(page: &str, series: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(series));
+    line.map_or(0.0, |line| line.trim().parse().unwrap())
+}
+
+/// The sum over all label values.
+fn total(page: &str, name: &str) -> f64 {
+    let start = format!("{name}{{");
+    let lines = page.lines().filter(|line| line.starts_with(&start));
+    let values = lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    values.sum()
+}
+
+fn polls(page: &str) -> f64 {
+    total(page, "snowpit_poll_duration_seconds_count")
+}
+
+/// Asks for the page, one after the other, until the end; the longest time that
+/// one took.
+async fn scrapes(program: &Program, end: Instant) -> (usize, Duration) {
+    let (mut number, mut longest) = (0, Duration::ZERO);
+    while Instant::now() < end {
+        let began = Instant::now();
+        assert!(program.page().await.contains("snowpit_build_info"));
+        longest = longest.max(began.elapsed());
+        number += 1;
+        sleep(Duration::from_millis(100)).await;
+    }
+    (number, longest)
+}
+
+/// No source failed, and all were looked at between the two pages.
+fn watched_on(before: &str, after: &str) -> f64 {
+    assert_eq!(total(after, "snowpit_poll_failures_total"), 0.0);
+    assert_eq!(total(after, "snowpit_source_up"), 2.0);
+    let looks = polls(after) - polls(before);
+    assert!(looks >= 2.0, "{looks} polls");
+    looks
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_are_turned_away_and_the_rest_goes_on() {
+    let stage = Stage::start().await;
+    let otlp = free_port();
+    let more = format!(
+        "[otlp]\nhttp_listen = \"127.0.0.1:{otlp}\"\n[[service]]\nname = \"registry\"\napplications = [\"registry*\"]\n"
+    );
+    let program = Arc::new(Program::start(&stage.configuration(&more)).await);
+    let began = Instant::now();
+    while total(&program.page().await, "snowpit_source_up") < 2.0 {
+        assert!(began.elapsed() < LIMIT, "both sources answer");
+        sleep(Duration::from_millis(200)).await;
+    }
+    scrapes_at_once(&program).await;
+    slow_heads(&program).await;
+    questions(&program).await;
+    reports(&program, otlp).await;
+    Arc::into_inner(program).unwrap().stop().await;
+    let Stage { postgres, pooler } = stage;
+    pooler.stop().await;
+    postgres.stop().await;
+}
+
+/// Two hundred scrapers that all send in one moment.
+async fn scrapes_at_once(program: &Arc<Program>) {
+    const SCRAPES: usize = 200;
+    let memory = program.memory();
+    let start = Arc::new(Barrier::new(SCRAPES));
+    let mut tasks = JoinSet::new();
+    for _ in 0..SCRAPES {
+        let (address, start) = (program.address, Arc::clone(&start));
+        tasks.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            start.wait().await;
+            let began = Instant::now();
+            let request = format!("GET /metrics {HEAD}");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            assert!(read(stream).await.contains("snowpit_source_up"));
+            began.elapsed()
+        });
+    }
+    let times = tasks.join_all().await;
+    assert_eq!(times.len(), SCRAPES);
+    let refused = total(
+        &program.page().await,
+        "snowpit_http_connections_refused_total",
+    );
+    assert_eq!(refused, 0.0, "nobody gave way");
+    eprintln!(
+        "{SCRAPES} scrapes at once: all answered, the last after {:.2} s; memory {memory:.0} MB, then {:.0} MB",
+        times.iter().max().unwrap().as_secs_f64(),
+        program.memory()
+    );
+}
+
+/// Six hundred connections that send their heads a byte at a time.
+async fn slow_heads(program: &Arc<Program>) {
+    const SILENT: usize = 600;
+    let before = program.page().await;
+    let began = Instant::now();
+    let mut slow = Vec::new();
+    for _ in 0..SILENT {
+        let mut stream = TcpStream::connect(program.address).await.unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nx: ")
+            .await
+            .unwrap();
+        slow.push(stream);
+    }
+    let open = value(
+        &program.page().await,
+        "snowpit_http_connections{listener=\"server\"}",
+    );
+    assert!(open > 400.0, "{open} are open while a scrape is answered");
+    let dripping = tokio::spawn(async move {
+        loop {
+            for stream in &mut slow {
+                // Those that were closed cannot be written to.
+                let _ = stream.write_all(b"y").await;
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+    });
+    let (scraped, longest) = scrapes(program, began + FLOOD).await;
+    assert!(scraped > 3, "{scraped} scrapes");
+    loop {
+        let page = program.page().await;
+        let open = value(&page, "snowpit_http_connections{listener=\"server\"}");
+        if open < 10.0 {
+            let reasons = ["displaced", "slow_head"].map(|reason| {
+                let series = format!(
+                    "snowpit_http_connections_refused_total{{listener=\"server\",reason=\"{reason}\"}}"
+                );
+                value(&page, &series)
+            });
+            assert_eq!(reasons[0] + reasons[1], SILENT as f64, "{reasons:?}");
+            let looks = watched_on(&before, &page);
+            eprintln!(
+                "{SILENT} slow heads: {scraped} scrapes beside them, the longest {:.2} s; {} gave way, \
+                 {} were given up, all within {:.1} s; {looks} polls meanwhile, none failed",
+                longest.as_secs_f64(),
+                reasons[0],
+                reasons[1],
+                began.elapsed().as_secs_f64()
+            );
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "{open} slow ones are still open");
+        sleep(Duration::from_millis(500)).await;
+    }
+    dripping.abort();
+}
+
+/// Sixty-four clients that ask for what takes work, without a pause.
+async fn questions(program: &Arc<Program>) {
+    const CLIENTS: usize = 64;
+    let before = program.page().await;
+    let end = Instant::now() + FLOOD;
+    let mut tasks = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let base = format!("http://{}", program.address);
+        tasks.spawn(async move {
+            let client = reqwest::Client::new();
+            let (mut answered, mut busy) = (0, 0);
+            while Instant::now() < end {
+                for path in [
+                    "/api/v1/series?match=snowpit_connections",
+                    "/api/v1/incidents",
+                ] {
+                    let answer = client.get(format!("{base}{path}")).send().await.unwrap();
+                    match answer.status() {
+                        StatusCode::OK => answered += 1,
+                        StatusCode::SERVICE_UNAVAILABLE => busy += 1,
+                        other => panic!("{path}: {other}"),
+                    }
+                    answer.bytes().await.unwrap();
+                }
+            }
+            (answered, busy)
+        });
+    }
+    let (scraped, longest) = scrapes(program, end).await;
+    let (mut answered, mut busy) = (0, 0);
+    for (one, other) in tasks.join_all().await {
+        answered += one;
+        busy += other;
+    }
+    assert!(scraped > 3 && answered > 100, "{scraped} {answered}");
+    let after = program.page().await;
+    let told = value(
+        &after,
+        "snowpit_http_requests_refused_total{listener=\"server\",reason=\"api_busy\"}",
+    );
+    assert_eq!(told, f64::from(busy));
+    let looks = watched_on(&before, &after);
+    eprintln!(
+        "{CLIENTS} clients at the API for {} s: {answered} answers, {busy} told to come again; \
+         {scraped} scrapes beside them, the longest {:.2} s; {looks} polls, none failed",
+        FLOOD.as_secs(),
+        longest.as_secs_f64()
+    );
+}
+
+fn text(key: &str, value: &str) -> KeyValue {
+    KeyValue {
+        key: key.to_owned(),
+        value: Some(AnyValue {
+            value: Some(Value::StringValue(value.to_owned())),
+        }),
+        ..KeyValue::default()
+    }
+}
+
+const SPANS: usize = 500;
+
+/// Requests of one route, each in a trace of its own, and a megabyte that says
+/// nothing.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a sender stamps with the time of day"
+)]
+fn body() -> Vec<u8> {
+    static TRACES: AtomicU64 = AtomicU64::new(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = u64::try_from(now.as_nanos()).unwrap();
+    let span = |_| Span {
+        trace_id: u128::from(TRACES.fetch_add(1, Ordering::Relaxed))
+            .to_be_bytes()
+            .to_vec(),
+        span_id: 1_u64.to_be_bytes().to_vec(),
+        kind: 2,
+        start_time_unix_nano: now - 1_000_000,
+        end_time_unix_nano: now,
+        attributes: vec![
+            text("http.request.method", "GET"),
+            text("http.route", "/flood"),
+        ],
+        ..Span::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: Some(Resource {
+                attributes: vec![text("service.name", "registry")],
+                ..Resource::default()
+            }),
+            scope_spans: vec![ScopeSpans {
+                spans: (0..SPANS).map(span).collect(),
+                ..ScopeSpans::default()
+            }],
+            schema_url: "x".repeat(1 << 20),
+        }],
+    }
+    .encode_to_vec()
+}
+
+#[derive(Debug, Default)]
+struct Sent {
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    /// The connection was closed while the body was on its way.
+    cut: AtomicU64,
+}
+
+/// So many exporters, each of which sends as soon as it has its answer.
+async fn send(otlp: u16, exporters: usize, until: Instant) -> Sent {
+    let sent = Arc::new(Sent::default());
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    for _ in 0..exporters {
+        let (sent, stop) = (Arc::clone(&sent), Arc::clone(&stop));
+        tasks.spawn(async move {
+            let client = reqwest::Client::new();
+            let body = bytes::Bytes::from(tokio::task::spawn_blocking(body).await.unwrap());
+            let url = format!("http://127.0.0.1:{otlp}/v1/traces");
+            while !stop.load(Ordering::Relaxed) {
+                let request = client.post(&url).body(body.clone());
+                let request = request.header("content-type", "application/x-protobuf");
+                match request.send().await.map(|answer| answer.status()) {
+                    Ok(StatusCode::OK) => sent.accepted.fetch_add(1, Ordering::Relaxed),
+                    Ok(StatusCode::TOO_MANY_REQUESTS) => {
+                        sleep(Duration::from_millis(100)).await;
+                        sent.refused.fetch_add(1, Ordering::Relaxed)
+                    }
+                    Ok(other) => panic!("{other}"),
+                    Err(_) => sent.cut.fetch_add(1, Ordering::Relaxed),
+                };
+            }
+        });
+    }
+    tokio::time::sleep_until(until).await;
+    stop.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
+    Arc::into_inner(sent).unwrap()
+}
+
+/// Many times more exporters than there are places for what they send.
+async fn reports(program: &Arc<Program>, otlp: u16) {
+    const ROUTE: &str = "snowpit_route_requests_total{service=\"registry\",route=\"GET /flood\"}";
+    let before = program.page().await;
+    let memory = program.memory();
+    let calm = send(otlp, 4, Instant::now() + FLOOD / 2).await;
+    let calm = calm.accepted.into_inner();
+
+    let end = Instant::now() + FLOOD;
+    let peak = {
+        let program = Arc::clone(program);
+        tokio::spawn(async move {
+            let mut peak: f64 = 0.0;
+            while Instant::now() < end {
+                peak = peak.max(program.memory());
+                sleep(Duration::from_millis(50)).await;
+            }
+            peak
+        })
+    };
+    let ((scraped, longest), sent) = tokio::join!(scrapes(program, end), send(otlp, 300, end));
+    let peak = peak.await.unwrap();
+    let accepted = sent.accepted.into_inner();
+    let (refused, cut) = (sent.refused.into_inner(), sent.cut.into_inner());
+    let expected = ((calm + accepted) * SPANS as u64) as f64;
+    let began = Instant::now();
+    let after = loop {
+        let page = program.page().await;
+        let counted = value(&page, ROUTE);
+        assert!(
+            counted <= expected,
+            "{counted} of {expected}: counted twice"
+        );
+        if counted == expected {
+            break page;
+        }
+        assert!(began.elapsed() < LIMIT, "{counted} of {expected} came in");
+        sleep(Duration::from_millis(200)).await;
+    };
+    let looks = watched_on(&before, &after);
+    let told = value(
+        &after,
+        "snowpit_rejected_points_total{source=\"otlp\",reason=\"overload\"}",
+    );
+    assert!(told >= refused as f64, "{told} counted, {refused} told");
+    assert!(
+        refused + cut >= 5 * accepted,
+        "{refused} + {cut} of {accepted}"
+    );
+    assert!(peak - memory < 300.0, "{memory:.0} MB, then {peak:.0} MB");
+    eprintln!(
+        "otlp from 300 exporters for {} s: {accepted} bodies taken in (from 4 in half the time: {calm}), \
+         {refused} told to come again, {cut} cut off; all {expected} requests in what was taken in are counted; \
+         memory {memory:.0} MB, {peak:.0} MB at most; {scraped} scrapes beside it, the longest {:.2} s; \
+         {looks} polls, none failed",
+        FLOOD.as_secs(),
+        longest.as_secs_f64()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_handshakes_keep_nobody_out() {
+    const SILENT: usize = 600;
+    let files = tempfile::tempdir().unwrap();
+    let ours = Authority::new("ours");
+    let signed = ours.server(&["localhost"], Holds::Now);
+    let configuration = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\ntls = {{ cert_file = \"{}\", key_file = \"{}\" }}\n\
+         [[postgres]]\nname = \"main\"\ndsn = \"postgresql://snowpit@127.0.0.1:1/postgres\"\n",
+        write(files.path(), "server.pem", &signed.certificate).display(),
+        write(files.path(), "server.key", &signed.key).display()
+    );
+    let program = Program::start(&configuration).await;
+    let root = reqwest::Certificate::from_pem(ours.pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder()
+        .tls_certs_only([root])
+        .pool_max_idle_per_host(0)
+        .timeout(LIMIT)
+        .build()
+        .unwrap();
+    let url = format!("https://localhost:{}/metrics", program.address.port());
+    let page = async || {
+        let answer = client.get(&url).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.text().await.unwrap()
+    };
+    let began = Instant::now();
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        let mut stream = TcpStream::connect(program.address).await.unwrap();
+        // A record of TLS that promises a greeting of 512 bytes.
+        stream.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+        silent.push(stream);
+    }
+    let mut longest = Duration::ZERO;
+    for _ in 0..10 {
+        let asked = Instant::now();
+        let open = value(
+            &page().await,
+            "snowpit_http_connections{listener=\"server\"}",
+        );
+        longest = longest.max(asked.elapsed());
+        if asked - began < Duration::from_secs(5) {
+            assert!(open > 400.0, "{open} are open meanwhile");
+        }
+    }
+    let of = |page: &str, reason: &str| {
+        let name = "snowpit_http_connections_refused_total";
+        value(
+            page,
+            &format!("{name}{{listener=\"server\",reason=\"{reason}\"}}"),
+        )
+    };
+    loop {
+        let page = page().await;
+        let (displaced, slow) = (of(&page, "displaced"), of(&page, "slow_handshake"));
+        if displaced + slow >= SILENT as f64 {
+            assert_eq!(displaced + slow, SILENT as f64);
+            eprintln!(
+                "{SILENT} half-open handshakes: 10 scrapes beside them, the longest {:.2} s; \
+                 {displaced} gave way, {slow} were given up, all within {:.1} s",
+                longest.as_secs_f64(),
+                began.elapsed().as_secs_f64()
+            );
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "{displaced} and {slow}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    drop(silent);
+    program.stop().await;
+}
