@@ -218,6 +218,8 @@ async fn the_right_ones_come_in_and_no_others() {
         let answer = get(path).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
     }
+    let reload = good.post(url(&running, "/-/reload")).send().await.unwrap();
+    assert_eq!(reload.status(), StatusCode::UNAUTHORIZED);
     let page = right().send().await.unwrap().text().await.unwrap();
     assert_eq!(
         value(&page, "snowpit_auth_failures_total{listener=\"server\"}"),

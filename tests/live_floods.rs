@@ -433,16 +433,21 @@ async fn send(otlp: u16, exporters: usize, limit: Duration) -> Sent {
             while !stop.load(Ordering::Relaxed) {
                 let request = client.post(&url).body(next.clone());
                 let request = request.header("content-type", "application/x-protobuf");
-                match request.send().await.map(|answer| answer.status()) {
-                    Ok(StatusCode::OK) => {
+                let answer = match request.send().await {
+                    Ok(answer) => Ok((answer.status(), answer.bytes().await)),
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok((StatusCode::OK, taken)) => {
+                        assert_eq!(taken.unwrap(), "", "all of it was taken in");
                         next = bodies.next();
                         sent.accepted.fetch_add(1, Ordering::Relaxed)
                     }
-                    Ok(StatusCode::TOO_MANY_REQUESTS) => {
+                    Ok((StatusCode::TOO_MANY_REQUESTS, _)) => {
                         sleep(Duration::from_millis(100)).await;
                         sent.refused.fetch_add(1, Ordering::Relaxed)
                     }
-                    Ok(other) => panic!("{other}"),
+                    Ok((other, _)) => panic!("{other}"),
                     Err(_) => sent.cut.fetch_add(1, Ordering::Relaxed),
                 };
             }

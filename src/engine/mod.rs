@@ -88,6 +88,8 @@ impl Engine {
             return Vec::new();
         }
         self.at = self.at.max(t);
+        // What was told within a second of the last showing is due by now.
+        self.traffic.refresh(t);
         match sample.report {
             Report::Postgres(report) => {
                 let name = report.target.clone();

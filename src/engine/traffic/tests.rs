@@ -1,5 +1,6 @@
 use super::*;
-use crate::sample::{DurationBucket, RouteTraffic};
+use crate::engine::{Engine, Settings};
+use crate::sample::{DurationBucket, PostgresReport, Report, RouteTraffic, Sample};
 use proptest::prelude::*;
 
 fn route(name: &str, requests: f64, seconds: f64) -> RouteTraffic {
@@ -251,4 +252,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_is_told_last_is_shown_though_nothing_follows_it() {
+    let mut engine = Engine::new(Settings::default());
+    let traffic = |t, requests| Sample {
+        t,
+        report: Report::Traffic(report(t, 1.0, vec![route("/a", requests, 0.0)])),
+    };
+    engine.apply(traffic(1_000.0, 3.0));
+    engine.snapshot();
+    engine.apply(traffic(1_000.5, 4.0));
+    let look = PostgresReport {
+        target: "main".to_owned(),
+        ..PostgresReport::default()
+    };
+    engine.apply(Sample {
+        t: 1_001.5,
+        report: Report::Postgres(look),
+    });
+    let totals = &engine.snapshot().traffic.totals;
+    assert_eq!(totals[0].requests, 7.0, "{totals:?}");
 }
