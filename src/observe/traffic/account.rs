@@ -55,6 +55,10 @@ const STALE: f64 = 300.0;
 /// The longest span that a contribution may cover, in seconds.
 const LONGEST: f64 = 300.0;
 
+/// No count or sum of seconds of a few minutes reaches this. The sum of a great
+/// many such values is still a number, which that of two of the largest is not.
+const LARGEST: f64 = 1e15;
+
 /// What ended on one route in the span from `since` to `until`.
 #[derive(Debug, Clone, Copy)]
 pub struct Contribution<'a> {
@@ -172,7 +176,7 @@ impl Account {
 
     /// An instance says how many requests of a route run at `now`.
     pub fn running(&mut self, now: UnixSeconds, instance: u64, route: &str, requests: f64) {
-        if !now.is_finite() || !requests.is_finite() || requests < 0.0 {
+        if !now.is_finite() || !(0.0..=LARGEST).contains(&requests) {
             self.refused.add(BAD_VALUE, 1);
             return;
         }
@@ -342,7 +346,7 @@ fn tenths(count: i64) -> f64 {
 }
 
 fn check(now: UnixSeconds, what: &Contribution<'_>) -> Result<(), &'static str> {
-    let is_amount = |value: f64| value.is_finite() && value >= 0.0;
+    let is_amount = |value: f64| (0.0..=LARGEST).contains(&value);
     let times = [now, what.since, what.until];
     if !times.iter().all(|t| t.is_finite())
         || what.until < what.since

@@ -71,6 +71,23 @@ fn single_events_are_gathered_by_the_second_of_their_end() {
 }
 
 #[test]
+fn figures_beyond_reason_are_refused_before_their_sum_is_no_number() {
+    let mut account = account(10);
+    for _ in 0..2 {
+        let huge = Contribution {
+            duration_seconds: f64::MAX,
+            ..ended("GET /a", 100.0, 105.0, 3.0)
+        };
+        account.add(105.1, &huge);
+        account.running(105.1, 1, "GET /a", f64::MAX);
+    }
+    account.add(105.1, &ended("GET /a", 100.0, 105.0, 3.0));
+    assert_eq!(account.take_refused().of(BAD_VALUE), 4);
+    let reports = account.flush(105.2);
+    assert_eq!(reports[0].routes[0].duration_seconds, 1.5);
+}
+
+#[test]
 fn a_bomb_of_names_goes_under_other_and_loses_nothing() {
     let mut account = account(100);
     account.add(1.0, &ended("GET /good", 0.0, 1.0, 1.0));
