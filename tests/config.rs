@@ -285,6 +285,8 @@ fn a_uri_means_what_it_means_to_psql() {
     let system = postgres("host=h user=u sslrootcert=system").unwrap();
     assert_eq!(system.ssl_mode, SslMode::VerifyFull);
     assert_eq!(system.ssl_root_cert, None);
+    let odd = postgres("host=/run/p:g user=u").unwrap().to_string();
+    assert_eq!(odd, "postgresql://u@%2Frun%2Fp%3Ag:5432/u");
     let nul = Config::from_dsn("postgresql://u@h/d\0b", nothing).unwrap_err();
     assert!(nul.to_string().contains("NUL character"), "{nul}");
 

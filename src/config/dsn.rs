@@ -456,7 +456,8 @@ impl fmt::Display for Dsn {
             .remove(b'~');
         let encode = |text| utf8_percent_encode(text, KEEP);
         write!(f, "postgresql://{}@", encode(&self.user))?;
-        if self.host.contains(':') {
+        // The directory of a socket may have a colon in it.
+        if self.host.contains(':') && !self.host.starts_with('/') {
             write!(f, "[{}]", self.host)?;
         } else {
             write!(f, "{}", encode(&self.host))?;
