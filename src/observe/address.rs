@@ -5,6 +5,10 @@
 //! the runtime, an answer that is late is not waited for, and one source has
 //! only so many questions open. A name that does not resolve says nothing of
 //! the server behind it, so it is never told as a server that does not answer.
+//!
+//! Of several addresses one is tried after the other, up to the first server that
+//! lets us in or says why not: what it says is not to be covered by another
+//! address where nobody is at home.
 
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -12,11 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio_postgres::Config;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Error, Socket};
 
 use crate::config::Dsn;
 use crate::observe::PollError;
-use crate::observe::failure::one_line;
+use crate::observe::failure::{Standing, one_line};
 use crate::sample::FailureReason;
 
 /// Questions of one source that the resolver may be busy with. A new one each
@@ -42,24 +47,22 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// Puts host, addresses and port of `dsn` into `config`: the name stays
-    /// what a certificate is checked against.
+    /// The addresses behind the host of `dsn`, each once, in the order of the
+    /// system. None for a socket of this machine.
     ///
     /// # Errors
     /// When the name does not resolve, or not in half of the connect time-out.
-    pub async fn fill(&self, config: &mut Config, dsn: &Dsn) -> Result<(), PollError> {
-        config.port(dsn.port);
-        if dsn.host.starts_with('/') || dsn.host.parse::<IpAddr>().is_ok() {
-            config.host(&dsn.host);
-            return Ok(());
+    pub async fn addresses(&self, dsn: &Dsn) -> Result<Vec<IpAddr>, PollError> {
+        if dsn.host.starts_with('/') {
+            return Ok(Vec::new());
         }
-        for address in self.addresses(dsn).await? {
-            config.host(&dsn.host).hostaddr(address);
+        match dsn.host.parse::<IpAddr>() {
+            Ok(address) => Ok(vec![address]),
+            Err(_) => self.resolve(dsn).await,
         }
-        Ok(())
     }
 
-    async fn addresses(&self, dsn: &Dsn) -> Result<Vec<IpAddr>, PollError> {
+    async fn resolve(&self, dsn: &Dsn) -> Result<Vec<IpAddr>, PollError> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err(silent(
                 dsn,
@@ -93,6 +96,45 @@ impl Resolver {
                 Err(silent(dsn, &format!("no answer within {seconds} s")))
             }
         }
+    }
+}
+
+/// Connects by `config` to the first of `addresses` where a server lets us in or
+/// says why not; by the socket of `dsn` when there are none. The host of `dsn`
+/// stays what a certificate is checked against.
+///
+/// # Errors
+/// The failure that says most: a server's own word, else that nobody listens,
+/// else that nothing came back.
+pub async fn connect<T>(
+    mut config: Config,
+    tls: T,
+    dsn: &Dsn,
+    addresses: &[IpAddr],
+) -> Result<(Client, Connection<Socket, T::Stream>), Error>
+where
+    T: MakeTlsConnect<Socket> + Clone,
+{
+    config.host(&dsn.host).port(dsn.port);
+    let mut failed: Option<(Standing, Error)> = None;
+    for address in addresses {
+        let mut one = config.clone();
+        one.hostaddr(*address);
+        let error = match one.connect(tls.clone()).await {
+            Ok(connected) => return Ok(connected),
+            Err(error) => error,
+        };
+        let standing = Standing::of(&error);
+        if standing == Standing::Answer {
+            return Err(error);
+        }
+        if failed.as_ref().is_none_or(|(before, _)| standing > *before) {
+            failed = Some((standing, error));
+        }
+    }
+    match failed {
+        Some((_, error)) => Err(error),
+        None => config.connect(tls).await,
     }
 }
 
@@ -150,14 +192,12 @@ mod tests {
             .acquire_many_owned(u32::try_from(QUESTIONS).unwrap())
             .await
             .unwrap();
-        let mut config = Config::new();
-        let error = resolver
-            .fill(&mut config, &dsn("db.invalid"))
-            .await
-            .unwrap_err();
+        let error = resolver.addresses(&dsn("db.invalid")).await.unwrap_err();
         assert_eq!(error.reason, FailureReason::Other);
         assert!(error.message.contains("db.invalid"), "{error}");
         // An address asks nobody.
-        resolver.fill(&mut config, &dsn("127.0.0.1")).await.unwrap();
+        let known = resolver.addresses(&dsn("127.0.0.1")).await.unwrap();
+        assert_eq!(known, [IpAddr::from([127, 0, 0, 1])]);
+        assert!(resolver.addresses(&dsn("/run")).await.unwrap().is_empty());
     }
 }

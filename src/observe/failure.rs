@@ -36,6 +36,32 @@ impl Expected {
     }
 }
 
+/// How much a failed attempt at one of several addresses says, least first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Nothing came back.
+    Silence,
+    /// Nobody listens, there is no route, or the connection was closed at once.
+    Refusal,
+    /// A server that takes no connections now: it starts or shuts down.
+    Away,
+    /// A server said no, or what it said is no login.
+    Answer,
+}
+
+impl Standing {
+    pub fn of(error: &tokio_postgres::Error) -> Self {
+        match (error.as_db_error(), io_cause(error)) {
+            (Some(said), _) if of_sqlstate(said) == FailureReason::Refused => Self::Away,
+            (Some(_), _) => Self::Answer,
+            (None, Some(cause)) if cause.kind() == ErrorKind::TimedOut => Self::Silence,
+            (None, Some(_)) => Self::Refusal,
+            (None, None) if error.is_closed() => Self::Refusal,
+            (None, None) => Self::Answer,
+        }
+    }
+}
+
 /// Says why connecting failed.
 pub fn connecting(error: tokio_postgres::Error, dsn: &Dsn, expected: Expected) -> PollError {
     let verdict = if let Some(db) = error.as_db_error() {

@@ -6,10 +6,17 @@
 //! anew with every poll would fill its slots. So a login that is not done in
 //! time goes on in the background, and the next poll waits for it.
 //!
+//! A host name that leads to other addresses than before leads to another server,
+//! as after a failover: who waits at the old one waits for nothing, so the waiting
+//! begins anew there at once.
+//!
 //! Invariants: no more than [`AT_ONCE`] logins with one server are under way;
 //! the first that gets in is taken and the others are given up; what is given up
-//! closes its socket.
+//! closes its socket; an address is new only once between two good looks, so names
+//! that go round and round do not empty the waiting room each time.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
@@ -30,12 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// found it out by then.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(600);
 
+/// Addresses that are remembered as tried. A failover adds one or two; with more
+/// than this no address is new any more, and patience alone decides.
+const MAX_TRIED: usize = 32;
+
 /// The logins of one source.
 #[derive(Debug)]
 pub struct Logins<T> {
     under_way: JoinSet<Result<T, PollError>>,
     begun: Vec<(Instant, AbortHandle)>,
     patience: Duration,
+    /// Addresses that a login was begun to since the last good look.
+    tried: BTreeSet<IpAddr>,
 }
 
 impl<T: Send + 'static> Default for Logins<T> {
@@ -44,36 +57,53 @@ impl<T: Send + 'static> Default for Logins<T> {
             under_way: JoinSet::new(),
             begun: Vec::new(),
             patience: PATIENCE,
+            tried: BTreeSet::new(),
         }
     }
 }
 
 impl<T: Send + 'static> Logins<T> {
     /// Waits for the first login to be over, for as long as the connect time-out
-    /// of `dsn`. Begins one more by `begin` while there is room.
+    /// of `dsn`. Asks for the addresses by `find`, and begins one more login to
+    /// them by `begin` while there is room, or when they lead to another server.
     ///
     /// # Errors
-    /// What a login said, or that none is done in time.
+    /// What a login said, or that none is done in time; what `find` said when
+    /// nobody is under way.
     pub async fn next<F>(
         &mut self,
         dsn: &Dsn,
         expected: Expected,
-        begin: impl FnOnce() -> F,
+        find: impl Future<Output = Result<Vec<IpAddr>, PollError>>,
+        begin: impl FnOnce(Vec<IpAddr>) -> F,
     ) -> Result<T, PollError>
     where
         F: Future<Output = Result<T, PollError>> + Send + 'static,
     {
         let now = Instant::now();
-        self.give_up(now);
-        if self.begun.len() < AT_ONCE {
-            let handle = self.under_way.spawn(begin());
-            self.begun.push((now, handle));
+        match find.await {
+            Ok(addresses) => {
+                if !self.under_way.is_empty() && self.leads_elsewhere(&addresses) {
+                    self.forget_waiting();
+                }
+                self.give_up(now);
+                if self.begun.len() < AT_ONCE {
+                    self.remember(&addresses);
+                    let handle = self.under_way.spawn(begin(addresses));
+                    self.begun.push((now, handle));
+                }
+            }
+            Err(error) => {
+                self.give_up(now);
+                if self.begun.is_empty() {
+                    return Err(error);
+                }
+            }
         }
-        let over = tokio::time::timeout(dsn.connect_timeout, self.over()).await;
+        let over = tokio::time::timeout_at(now + dsn.connect_timeout, self.over()).await;
         match over {
             Ok(Ok(entered)) => {
-                // Dropped, and with it whoever else is on the way in.
-                *self = Self::default();
+                self.forget_waiting();
                 Ok(entered)
             }
             Ok(Err(error)) => Err(error),
@@ -81,6 +111,37 @@ impl<T: Send + 'static> Logins<T> {
                 let oldest = self.begun.iter().map(|(begun, _)| begun.elapsed()).max();
                 let waited = oldest.unwrap_or(dsn.connect_timeout);
                 Err(failure::not_let_in(dsn, expected, waited, self.begun.len()))
+            }
+        }
+    }
+
+    /// Whether these are the addresses of a server that no login was begun to
+    /// since the last good look. A socket has none.
+    pub fn leads_elsewhere(&self, addresses: &[IpAddr]) -> bool {
+        !addresses.is_empty()
+            && self.tried.len() + addresses.len() <= MAX_TRIED
+            && addresses
+                .iter()
+                .all(|address| !self.tried.contains(address))
+    }
+
+    /// A look gave data: what was tried before is of the past.
+    pub fn seen(&mut self) {
+        self.tried.clear();
+    }
+
+    /// Gives up whoever is on the way in, and is as patient as at first.
+    pub fn forget_waiting(&mut self) {
+        // Dropped, and with it outcomes that nobody has heard yet.
+        self.under_way = JoinSet::new();
+        self.begun.clear();
+        self.patience = PATIENCE;
+    }
+
+    fn remember(&mut self, addresses: &[IpAddr]) {
+        for address in addresses {
+            if self.tried.len() < MAX_TRIED {
+                self.tried.insert(*address);
             }
         }
     }
@@ -156,6 +217,93 @@ mod tests {
         }
     }
 
+    /// What the resolver finds: one address, by its last number.
+    async fn at(last: u8) -> Result<Vec<IpAddr>, PollError> {
+        Ok(vec![IpAddr::from([192, 0, 2, last])])
+    }
+
+    /// Where both places are taken for an hour, whatever the machine is doing.
+    fn patient() -> Logins<()> {
+        Logins {
+            patience: Duration::from_secs(3600),
+            ..Logins::default()
+        }
+    }
+
+    /// One poll while the name leads to this address. Only the second server lets
+    /// anybody in.
+    async fn poll_at(logins: &mut Logins<()>, last: u8, begun: &Arc<AtomicUsize>) -> bool {
+        let enter = |addresses: Vec<IpAddr>| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if addresses != [IpAddr::from([192, 0, 2, 2])] {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        };
+        let mut dsn = dsn();
+        if last == 2 {
+            // It is let in long before, and fails here if it never is.
+            dsn.connect_timeout = Duration::from_secs(30);
+        }
+        let next = logins.next(&dsn, Expected::Postgres, at(last), enter);
+        let entered = next.await.is_ok();
+        assert!(logins.begun.len() <= AT_ONCE);
+        entered
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_is_followed_by_the_next_poll() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let mut logins = patient();
+        for _ in 0..6 {
+            assert!(!poll_at(&mut logins, 1, &begun).await);
+        }
+        assert_eq!(begun.load(Ordering::SeqCst), AT_ONCE, "both wait");
+        assert!(poll_at(&mut logins, 2, &begun).await);
+        // And back again, when a look has given data in between.
+        logins.seen();
+        logins.patience = Duration::from_secs(3600);
+        for _ in 0..3 {
+            assert!(!poll_at(&mut logins, 1, &begun).await);
+        }
+        assert!(poll_at(&mut logins, 2, &begun).await);
+    }
+
+    #[tokio::test]
+    async fn names_that_go_round_do_not_make_logins_pile_up() {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let mut logins = patient();
+        for round in 0..60 {
+            assert!(!poll_at(&mut logins, 10 + round % 3, &begun).await);
+        }
+        let tried = begun.load(Ordering::SeqCst);
+        // Each address once for being new, and the second place.
+        assert!((3..=4).contains(&tried), "{tried} logins in 60 polls");
+    }
+
+    #[tokio::test]
+    async fn a_dead_name_service_does_not_stop_who_is_on_the_way() {
+        let mut logins = Logins::default();
+        let door = Arc::new(Notify::new());
+        let lost = || async { Err(PollError::new(FailureReason::Other, "no name")) };
+        let never = |_| async { unreachable!("there is no address") };
+        let first = logins.next(&dsn(), Expected::Postgres, lost(), never).await;
+        assert_eq!(first.map(|()| ()).unwrap_err().message, "no name");
+        let waiting = Arc::clone(&door);
+        let begin = |_| async move {
+            waiting.notified().await;
+            Ok(())
+        };
+        let next = logins.next(&dsn(), Expected::Postgres, at(1), begin).await;
+        assert_eq!(next.unwrap_err().reason, FailureReason::Timeout);
+        door.notify_one();
+        let never = |_| async { unreachable!("there is no address") };
+        let next = logins.next(&dsn(), Expected::Postgres, lost(), never).await;
+        assert!(next.is_ok());
+    }
+
     #[tokio::test]
     async fn a_login_that_hangs_is_waited_for_and_not_repeated() {
         let (open, begun) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -172,7 +320,8 @@ mod tests {
                 door.notified().await;
                 Ok(under)
             };
-            logins.next(&dsn(), Expected::Postgres, begin).await
+            let begin = |_| begin();
+            logins.next(&dsn(), Expected::Postgres, at(1), begin).await
         };
         // Forty times the patience, which has then doubled some five times.
         for _ in 0..200 {
@@ -195,16 +344,16 @@ mod tests {
     async fn what_a_login_says_is_told_at_once_and_the_next_is_a_new_one() {
         let mut logins: Logins<()> = Logins::default();
         for _ in 0..5 {
-            let refused = || async { Err(PollError::new(FailureReason::Refused, "closed")) };
+            let refused = |_| async { Err(PollError::new(FailureReason::Refused, "closed")) };
             let error = logins
-                .next(&dsn(), Expected::Postgres, refused)
+                .next(&dsn(), Expected::Postgres, at(1), refused)
                 .await
                 .unwrap_err();
             assert_eq!(error.reason, FailureReason::Refused);
         }
         assert!(
             logins
-                .next(&dsn(), Expected::Postgres, || async { Ok(()) })
+                .next(&dsn(), Expected::Postgres, at(1), |_| async { Ok(()) })
                 .await
                 .is_ok()
         );

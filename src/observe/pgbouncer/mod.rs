@@ -97,8 +97,10 @@ impl Source for PgbouncerSource {
         let mut console = match self.console.take() {
             Some(console) => console,
             None => {
-                let begin = || Session::log_in(dsn.clone(), self.resolver.clone());
-                let session = self.logins.next(dsn, Expected::Pgbouncer, begin).await?;
+                let begin = |addresses| Session::log_in(dsn.clone(), addresses);
+                let find = self.resolver.addresses(dsn);
+                let next = self.logins.next(dsn, Expected::Pgbouncer, find, begin);
+                let session = next.await?;
                 Console::new(session, self.config.interval)
             }
         };
@@ -107,6 +109,7 @@ impl Source for PgbouncerSource {
         report.pooler.clone_from(&self.config.name);
         report.target.clone_from(&self.config.target);
         self.console = Some(console);
+        self.logins.seen();
         Ok(Report::Pgbouncer(report))
     }
 

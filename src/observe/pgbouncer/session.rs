@@ -7,6 +7,7 @@
 //! from `max_client_conn`, so it also succeeds in an avalanche.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -46,17 +47,21 @@ impl Session {
     /// # Errors
     /// The console cannot be reached, does not let us in, or is none.
     pub async fn open(dsn: &Dsn) -> Result<Self, PollError> {
-        let login = Self::log_in(dsn.clone(), Resolver::default());
+        let login = async {
+            let addresses = Resolver::default().addresses(dsn).await?;
+            Self::log_in(dsn.clone(), addresses).await
+        };
         within(dsn, dsn.connect_timeout, login).await
     }
 
-    /// The same without an end, for who waits for more than one.
+    /// The same without an end, for who waits for more than one; by these
+    /// addresses of the host of `dsn`.
     ///
     /// # Errors
     /// As there.
-    pub async fn log_in(dsn: Dsn, resolver: Resolver) -> Result<Self, PollError> {
+    pub async fn log_in(dsn: Dsn, addresses: Vec<IpAddr>) -> Result<Self, PollError> {
         let dsn = &dsn;
-        let (client, driver) = log_in(dsn, &resolver).await?;
+        let (client, driver) = log_in(dsn, &addresses).await?;
         let answer = client
             .simple_query(VERSION)
             .await
@@ -104,9 +109,8 @@ pub async fn within<T>(
     }
 }
 
-async fn log_in(dsn: &Dsn, resolver: &Resolver) -> Result<(Client, Driver), PollError> {
+async fn log_in(dsn: &Dsn, addresses: &[IpAddr]) -> Result<(Client, Driver), PollError> {
     let mut config = tokio_postgres::Config::new();
-    resolver.fill(&mut config, dsn).await?;
     config
         .user(&dsn.user)
         .dbname(&dsn.database)
@@ -121,8 +125,8 @@ async fn log_in(dsn: &Dsn, resolver: &Resolver) -> Result<(Client, Driver), Poll
     if let Some(password) = &dsn.password {
         config.password(password);
     }
-    let (client, connection) = config
-        .connect(tls::connector(dsn).await?)
+    let tls = tls::connector(dsn).await?;
+    let (client, connection) = address::connect(config, tls, dsn, addresses)
         .await
         .map_err(|error| no_login(error, dsn))?;
     let driver = Driver(tokio::spawn(async move {

@@ -110,6 +110,7 @@ impl PostgresSource {
         match read {
             Ok(Ok(report)) => {
                 self.session = Some(session);
+                self.logins.seen();
                 Ok(report)
             }
             Ok(Err(error)) => {
@@ -133,13 +134,14 @@ impl PostgresSource {
         if let Some(late) = self.late.take().filter(|late| !late.is_closed()) {
             if late.answers(LATE_ANSWER).await {
                 // Who is on the way in is not needed any more.
-                self.logins = Logins::default();
+                self.logins.forget_waiting();
                 return Ok(late);
             }
             self.late = Some(late);
         }
-        let begin = || Session::log_in(self.dsn.clone(), self.resolver.clone());
-        let login = self.logins.next(&self.dsn, Expected::Postgres, begin);
+        let begin = |addresses| Session::log_in(self.dsn.clone(), addresses);
+        let find = self.resolver.addresses(&self.dsn);
+        let login = self.logins.next(&self.dsn, Expected::Postgres, find, begin);
         let session = login.await?;
         self.late = None;
         if self.postmaster.replace(session.started_at) != Some(session.started_at) {

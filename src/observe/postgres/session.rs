@@ -5,6 +5,7 @@
 //! first statement on, they cost no round trip, and a pooler in the way gives
 //! itself away by refusing or losing them.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
@@ -78,7 +79,11 @@ impl Session {
     /// what answers is a PgBouncer.
     pub async fn open(dsn: &Dsn) -> Result<Self, PollError> {
         let limit = dsn.connect_timeout;
-        tokio::time::timeout(limit, Self::log_in(dsn.clone(), Resolver::default()))
+        let log_in = async {
+            let addresses = Resolver::default().addresses(dsn).await?;
+            Self::log_in(dsn.clone(), addresses).await
+        };
+        tokio::time::timeout(limit, log_in)
             .await
             .unwrap_or_else(|_| Err(failure::timed_out(dsn, limit.as_secs_f64())))
     }
@@ -94,19 +99,17 @@ impl Session {
         matches!(asked, Ok(Ok(_)))
     }
 
-    /// As [`open`](Self::open) without an end, for who waits for more than one.
+    /// As [`open`](Self::open) without an end, for who waits for more than one;
+    /// by these addresses of the host of `dsn`.
     ///
     /// # Errors
     /// As there.
-    pub async fn log_in(dsn: Dsn, resolver: Resolver) -> Result<Self, PollError> {
+    pub async fn log_in(dsn: Dsn, addresses: Vec<IpAddr>) -> Result<Self, PollError> {
         let dsn = &dsn;
         let refused = |error| failure::connecting(error, dsn, Expected::Postgres);
-        let mut config = driver_config(dsn);
-        resolver.fill(&mut config, dsn).await?;
-        let (client, connection) = config
-            .connect(tls::connector(dsn).await?)
-            .await
-            .map_err(refused)?;
+        let tls = tls::connector(dsn).await?;
+        let connected = address::connect(driver_config(dsn), tls, dsn, &addresses).await;
+        let (client, connection) = connected.map_err(refused)?;
         let banner = connection.parameter("server_version").unwrap_or_default();
         if banner.ends_with("/bouncer") {
             return Err(pooler_in_the_way(dsn, "its admin console answered"));
