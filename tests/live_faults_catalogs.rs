@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::faults::{Row, Watch, logging_in, own_sessions};
 use snowpit::demo::servers::{Postgres, PostgresOptions};
 use snowpit::engine::incident::Kind;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 const SECTION: &str = "PostgreSQL";
 
@@ -24,6 +26,24 @@ fn configuration(postgres: &Postgres) -> String {
         "[[postgres]]\nname = \"main\"\ndsn = \"{}\"\n",
         postgres.dsn("postgres", "postgres")
     )
+}
+
+/// Makes looks of sessions that log in from now on wait while `public.held` has
+/// a row. The function that they read the lock table with is put aside, and one
+/// of its name that waits first takes its place: the server's own table of
+/// functions does not know it.
+async fn hold_looks(postgres: &Postgres) {
+    let sql = "CREATE TABLE public.held (held bool); \
+         DO $do$ DECLARE columns text := pg_get_function_arguments('pg_lock_status()'::regprocedure); \
+         BEGIN \
+           ALTER FUNCTION pg_catalog.pg_lock_status() RENAME TO lock_status_at_once; \
+           EXECUTE format($f$CREATE FUNCTION pg_catalog.pg_lock_status(%s) RETURNS SETOF record \
+             LANGUAGE plpgsql AS $body$ \
+             #variable_conflict use_column\n\
+             BEGIN WHILE EXISTS (SELECT FROM public.held) LOOP PERFORM pg_sleep(0.05); END LOOP; \
+             RETURN QUERY SELECT * FROM lock_status_at_once(); END $body$ $f$, columns); \
+         END $do$";
+    postgres.execute("postgres", sql).await.unwrap();
 }
 
 async fn polls(watch: &Watch) -> u64 {
@@ -56,7 +76,7 @@ async fn locked_catalogs_stop_no_look_and_collect_no_logins() {
         staged: "AccessExclusiveLock on pg_class, pg_database, pg_authid and the roles' settings",
         says: "nothing is amiss: ten more looks".into(),
         within: None,
-        again: Some(std::time::Duration::ZERO),
+        again: Some(Duration::ZERO),
         lost: "nothing".into(),
         test: TEST,
     }
@@ -117,22 +137,26 @@ async fn locked_catalogs_stop_no_look_and_collect_no_logins() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_that_the_server_cancels_is_counted_and_costs_no_session() {
     let postgres = server().await;
+    hold_looks(&postgres).await;
     let mut watch = Watch::start(&configuration(&postgres)).await;
     watch.until_up("main", true).await;
     let ours = own_sessions(&postgres).await;
-    // What `statement_timeout` does, from outside: the same SQLSTATE, at a moment
-    // in the middle of a look. Its own time cannot be staged, as no lock stops a
-    // look.
+    // What `statement_timeout` does, from outside: the same SQLSTATE, while a look
+    // is held up on its way.
     let canceller = postgres.connect("postgres", "postgres").await.unwrap();
     let own = ours[0].0;
-    let cancelling = tokio::spawn(async move {
-        while canceller
-            .execute("SELECT pg_cancel_backend($1)", &[&own])
-            .await
-            .is_ok()
-        {}
-    });
     let began = Instant::now();
+    postgres
+        .execute("postgres", "INSERT INTO public.held VALUES (true)")
+        .await
+        .unwrap();
+    let cancelling = tokio::spawn(async move {
+        let held = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                    WHERE pid = $1 AND state = 'active' AND wait_event = 'PgSleep'";
+        while canceller.execute(held, &[&own]).await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
     watch
         .until("two looks cancelled", async |watch| {
             let said = watch.last_error("main").await;
@@ -148,6 +172,10 @@ async fn a_look_that_the_server_cancels_is_counted_and_costs_no_session() {
     let within = began.elapsed();
     let failed = watch.failures("main").await;
     cancelling.abort();
+    postgres
+        .execute("postgres", "DELETE FROM public.held")
+        .await
+        .unwrap();
     let again = watch.until_up("main", true).await;
     assert_eq!(
         own_sessions(&postgres).await,

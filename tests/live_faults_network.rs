@@ -3,13 +3,15 @@
 
 mod common;
 
-use std::process::Stdio;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use common::faults::{PATIENCE, Row, Watch, own_sessions};
 use serde_json::Value;
 use snowpit::demo::servers::{Postgres, PostgresOptions, Proxy, Way};
 use snowpit::engine::incident::Kind;
+use snowpit::observe::postgres::session::Session;
+use snowpit::sample::FailureReason;
 use tokio::time::{Instant, sleep};
 
 const SECTION: &str = "Network";
@@ -40,6 +42,7 @@ async fn connections_that_are_cut_or_forgotten_are_replaced() {
             watch.is_up("main").await && now.len() == 1 && now != before
         })
         .await;
+    watch.failed_only("main", "refused").await;
     Row {
         section: SECTION,
         staged: "all connections reset",
@@ -60,6 +63,8 @@ async fn connections_that_are_cut_or_forgotten_are_replaced() {
     let within = began.elapsed();
     let error = watch.last_error("main").await;
     assert!(error.contains("did not answer within 3 s"), "{error}");
+    let timeouts = watch.source("main").await["failures"]["timeout"].as_u64();
+    assert!(timeouts >= Some(1), "{timeouts:?}");
     let again = watch.until_up("main", true).await;
     // The server was never told of the end of the old one; when it is, one is left.
     assert_eq!(own_sessions(&postgres).await.len(), 2);
@@ -168,6 +173,39 @@ async fn a_slow_and_lossy_way_makes_looks_rarer_and_no_incident() {
     println!("spare: {}", watch.end().await);
 }
 
+/// Of two addresses behind one name a server answers at one, and nobody listens
+/// at the other: what the server says is told, in whatever order they come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_word_of_a_server_is_not_covered_by_a_dead_address() {
+    let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
+    let server = IpAddr::from([127, 0, 0, 1]);
+    let dead = IpAddr::from([127, 0, 0, 77]);
+    let dsn = |user: &str| {
+        let text = format!(
+            "[[postgres]]\nname = \"main\"\ndsn = \"postgresql://{user}@localhost:{}/postgres\"\n",
+            postgres.port()
+        );
+        common::parse(&text).postgres[0].connection.clone()
+    };
+    for addresses in [vec![server, dead], vec![dead, server]] {
+        let session = Session::log_in(dsn("postgres"), addresses.clone()).await;
+        assert!(session.is_ok_and(|session| !session.is_closed()));
+        let refused = Session::log_in(dsn("nobody"), addresses).await;
+        let error = refused.err().unwrap();
+        assert_eq!(error.reason, FailureReason::Auth, "{error}");
+    }
+    let refused = Session::log_in(dsn("postgres"), vec![dead]).await;
+    assert_eq!(refused.err().unwrap().reason, FailureReason::Refused);
+
+    // After a definite answer nobody else is asked.
+    let second = std::net::TcpListener::bind((dead, postgres.port())).unwrap();
+    second.set_nonblocking(true).unwrap();
+    let refused = Session::log_in(dsn("nobody"), vec![server, dead]).await;
+    assert_eq!(refused.err().unwrap().reason, FailureReason::Auth);
+    let asked = second.accept().map_err(|error| error.kind());
+    assert_eq!(asked.err(), Some(std::io::ErrorKind::WouldBlock));
+}
+
 /// A program with its own `/etc/hosts` and `/etc/resolv.conf`, which are the
 /// files of these names in `directory`.
 fn with_own_names(directory: &std::path::Path, arguments: &[&str]) -> tokio::process::Command {
@@ -192,13 +230,16 @@ fn with_own_names(directory: &std::path::Path, arguments: &[&str]) -> tokio::pro
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_does_not_resolve_is_told_and_found_again() {
     const HOST: &str = "main.snowpit.test";
+    // An address of this run's own: two runs do not meet on port 53.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let name_server = format!("127.53.{high}.{}", low.clamp(1, 254));
     snowpit::observe::tls::use_ring();
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     let known = format!("127.0.0.1 localhost {HOST}\n");
     file("hosts", &known);
     // Nothing listens there. A name server that drops questions is staged below.
-    file("resolv.conf", "nameserver 127.0.0.123\n");
+    file("resolv.conf", &format!("nameserver {name_server}\n"));
     let tried = with_own_names(directory.path(), &["true"]).output().await;
     if !tried.as_ref().is_ok_and(|output| output.status.success()) {
         assert!(
@@ -212,13 +253,9 @@ async fn a_name_that_does_not_resolve_is_told_and_found_again() {
     }
     let postgres = Postgres::start(PostgresOptions::default()).await.unwrap();
     let spare = Postgres::start(PostgresOptions::default()).await.unwrap();
-    let listen = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
     let config = directory.path().join("snowpit.toml");
     let text = format!(
-        "[server]\nlisten = \"{listen}\"\n\
+        "[server]\nlisten = \"127.0.0.1:0\"\n\
          [[postgres]]\nname = \"main\"\ndsn = \"postgresql://postgres@{HOST}:{}/postgres\"\n\
          [[postgres]]\nname = \"spare\"\ndsn = \"{}\"\n",
         postgres.port(),
@@ -228,7 +265,23 @@ async fn a_name_that_does_not_resolve_is_told_and_found_again() {
     let program = env!("CARGO_BIN_EXE_snowpit");
     let config = config.display().to_string();
     let mut command = with_own_names(directory.path(), &[program, "run", "--config", &config]);
-    let mut daemon = command.stderr(Stdio::null()).spawn().unwrap();
+    let log = directory.path().join("log");
+    let mut daemon = command
+        .env("NO_COLOR", "1")
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let listen: std::net::SocketAddr = loop {
+        let log = std::fs::read_to_string(&log).unwrap();
+        let lines = log.lines().filter(|line| line.contains("listening"));
+        let mut words = lines.flat_map(str::split_whitespace);
+        if let Some(address) = words.find_map(|word| word.strip_prefix("address=")) {
+            break address.parse().unwrap();
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not listen: {log}");
+        sleep(SECOND / 20).await;
+    };
 
     let status = async || -> Option<Value> {
         let answer = reqwest::get(format!("http://{listen}/api/v1/status"))
@@ -263,7 +316,7 @@ async fn a_name_that_does_not_resolve_is_told_and_found_again() {
         (None, "does not resolve"),
         (Some(()), "does not answer for the host name"),
     ] {
-        let silent = resolver.map(|()| std::net::UdpSocket::bind("127.0.0.123:53"));
+        let silent = resolver.map(|()| std::net::UdpSocket::bind((name_server.as_str(), 53)));
         if let Some(Err(error)) = &silent {
             assert!(std::env::var_os("CI").is_none(), "no port 53: {error}");
             eprintln!("SKIPPED: a silent name server was not tried: {error}");

@@ -130,6 +130,24 @@ impl Watch {
         failures.values().filter_map(Value::as_u64).sum()
     }
 
+    /// The reasons for which looks of a source failed so far, in their order.
+    pub async fn reasons(&self, name: &str) -> Vec<String> {
+        let source = self.source(name).await;
+        let failures = source["failures"].as_object().unwrap();
+        let counted = failures
+            .iter()
+            .filter(|(_, count)| count.as_u64() != Some(0));
+        let mut reasons: Vec<_> = counted.map(|(reason, _)| reason.clone()).collect();
+        reasons.sort_unstable();
+        reasons
+    }
+
+    /// No look of a source failed for another reason than this so far.
+    pub async fn failed_only(&self, name: &str, reason: &str) {
+        let reasons = self.reasons(name).await;
+        assert!(reasons.iter().all(|told| told == reason), "{reasons:?}");
+    }
+
     pub fn snapshot(&self) -> Arc<snowpit::engine::Snapshot> {
         self.daemon.snapshot()
     }
