@@ -158,6 +158,7 @@ async fn start_before<T>(
         .with_effects(effects.subscribe())
         .with_pushes(pushers.health())
         .with_doors(doors.clone())
+        .with_address(address)
         .with_reloads(known_targets, reloader.clone(), reloads.clone());
     let web_stop = CancellationToken::new();
     tokio::spawn(doors.clone().watch(web_stop.clone()));

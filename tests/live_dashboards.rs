@@ -20,6 +20,11 @@ use tokio::time::{Instant, sleep};
 const ABSENT: &[(&str, &str, &str)] = &[
     (
         "snowpit-self",
+        "Certificates are valid for",
+        "no listener has TLS while these incidents are staged",
+    ),
+    (
+        "snowpit-self",
         "Failed polls",
         "no source fails while these incidents are staged",
     ),

@@ -297,3 +297,39 @@ fn export(number: usize) -> serde_json::Value {
         }]}],
     }]})
 }
+
+/// Its address is taken, and what it says first stands in a pipe that is full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_that_failed_ends_though_nobody_reads_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let config = directory.path().join("snowpit.toml");
+    // Open to the network without a password: there is a warning to be logged.
+    let text = format!(
+        "[server]\nlisten = \"{}\"\n[[postgres]]\nname = \"main\"\n\
+         dsn = \"postgresql://snowpit@127.0.0.1:1/postgres\"\n",
+        taken.local_addr().unwrap()
+    );
+    std::fs::write(&config, text).unwrap();
+    let (mut reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&reader, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    writer.write_all(&[b'x'; 4096]).unwrap();
+    let start = |stderr: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snowpit"));
+        command.args(["run", "--config"]).arg(&config);
+        command.stderr(stderr).kill_on_drop(true).spawn().unwrap()
+    };
+    let mut stuck = start(writer.into());
+    let status = tokio::time::timeout(Duration::from_secs(60), stuck.wait()).await;
+    let status = status.expect("it waits for a reader").unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut said = Vec::new();
+    reader.read_to_end(&mut said).unwrap();
+    assert!(said.iter().all(|byte| *byte == b'x'), "the pipe was full");
+
+    // Who reads is told, after the log.
+    let told = start(Stdio::piped()).wait_with_output().await.unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    let last = told.trim_end().lines().last().unwrap();
+    assert!(last.starts_with("snowpit: "), "{told}");
+}

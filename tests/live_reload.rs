@@ -9,6 +9,7 @@ use std::process::Command;
 use std::slice;
 
 use common::Stage;
+use common::certificates::Authority;
 use common::daemon::{Daemon, until};
 use common::faults::Row;
 use nix::sys::signal::Signal;
@@ -126,6 +127,19 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     daemon.write(&format!("{first}{push}"));
     let (status, answer) = daemon.post("/-/reload", &[]).await;
     assert_eq!(status, 400, "{answer}");
+    // Also what became bad in a file of the same name.
+    let authorities = directory.path().join("ca.pem");
+    let pem = Authority::new("ours").pem().to_owned();
+    fs::write(&authorities, pem).unwrap();
+    let push = push.replace("http:", "https:");
+    let push = push.replace("/nowhere/ca.pem", &authorities.display().to_string());
+    daemon.write(&format!("{first}{push}"));
+    let (status, answer) = daemon.post("/-/reload", &[]).await;
+    assert_eq!(status, 200, "{answer}");
+    fs::write(&authorities, "nothing").unwrap();
+    let (status, answer) = daemon.post("/-/reload", &[]).await;
+    let report = answer["error"].as_str().unwrap();
+    assert!(status == 400 && report.contains("ca_file"), "{report}");
     assert_eq!(sessions(&stage.postgres).await, slice::from_ref(&own));
 
     // The same again: nothing to do, and all good.
@@ -141,6 +155,11 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     // A page of another site may not; many at once are one after another.
     let foreign = [("origin", "http://evil.example")];
     assert_eq!(daemon.post("/-/reload", &foreign).await.0, 403);
+    let rebound = [
+        ("host", "evil.example:9899"),
+        ("origin", "http://evil.example:9899"),
+    ];
+    assert_eq!(daemon.post("/-/reload", &rebound).await.0, 403);
     let many = (0..20).map(|_| daemon.post("/-/reload", &[]));
     let mut statuses: Vec<u16> = Vec::new();
     for answer in futures(many).await {
@@ -223,8 +242,17 @@ async fn each_kind_of_change_does_what_it_says_and_no_more() {
     .print();
 
     // What cannot change is told, and stays.
-    let moved = paced.replace("127.0.0.1:0", "127.0.0.1:1");
+    // With the address stays who may come in there.
+    let hash = bcrypt::hash("hunter2", 10).unwrap();
+    let users = format!("127.0.0.1:1\"\nusers = {{ ops = \"{hash}\" }}\n#\"");
+    let moved = paced.replace("127.0.0.1:0\"", &users);
     daemon.write(&format!("{moved}{more}"));
+    for _ in 0..2 {
+        let (status, answer) = daemon.post("/-/reload", &[]).await;
+        assert_eq!(status, 200, "{answer}");
+        let restart = list(&answer, "needs_restart");
+        assert!(restart[1].contains("[server] users"), "{restart:?}");
+    }
     let (status, answer) = daemon.post("/-/reload", &[]).await;
     assert_eq!(status, 200, "{answer}");
     let restart = list(&answer, "needs_restart");

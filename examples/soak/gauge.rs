@@ -19,6 +19,8 @@ pub struct Reading {
     /// Ever opened.
     pub incidents: f64,
     pub open: f64,
+    /// Ever successful.
+    pub reloads: f64,
     /// Seconds of processor time since its start.
     pub cpu: f64,
 }
@@ -116,6 +118,7 @@ impl Gauge {
             series: sum(&page, "snowpit_series"),
             incidents: sum(&page, "snowpit_incidents_total"),
             open: sum(&page, "snowpit_incident_open"),
+            reloads: sum(&page, "snowpit_config_reloads_total{outcome=\"success\"}"),
             cpu: self.cpu()?,
         })
     }

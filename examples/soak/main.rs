@@ -3,8 +3,9 @@
 //! must not grow by it. `make soak MINUTES=30` runs it.
 //!
 //! Prints a line every 30 seconds and, at the end, how each figure moved over the
-//! second half. Exit status 1 when the daemon clearly grew or ended. A run of less
-//! than 17 minutes judges nothing: what is remembered for ten minutes fills first.
+//! second half. Exit status 1 when the daemon clearly grew or ended, or took up no
+//! other configuration, and at Ctrl-C. A run of less than 17 minutes judges no
+//! growth: what is remembered for ten minutes fills first.
 
 mod churn;
 mod gauge;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 use churn::Site;
 use gauge::{Gauge, Reading};
+use nix::sys::signal::Signal;
+use snowpit::demo::servers::die_with_parent;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use trend::Trend;
 
@@ -46,9 +49,13 @@ async fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         daemon.log.display()
     );
     let going = site.go(&daemon.urls, daemon.process.id(), daemon.config.clone());
-    let readings = watch(daemon, minutes).await;
+    let readings = tokio::select! {
+        readings = watch(daemon, minutes) => Some(readings),
+        _ = tokio::signal::ctrl_c() => None,
+    };
     going.stop().await;
     site.stop().await;
+    let readings = readings.ok_or("interrupted: nothing is judged")?;
     let readings = readings.inspect_err(|log| println!("{log}"));
     let readings = readings.map_err(|_| "the daemon ended by itself; its log is above")?;
     Ok(if judge(&readings) {
@@ -86,17 +93,21 @@ async fn watch(mut daemon: Daemon, minutes: f64) -> Result<Vec<Reading>, String>
     Ok(readings)
 }
 
-/// How each figure moved. False when one that must not has clearly grown.
+/// How each figure moved. False when one that must not has clearly grown, or when
+/// nothing was reloaded.
 fn judge(readings: &[Reading]) -> bool {
-    let mut flat = true;
     println!();
+    // What no reload was part of says nothing about reloads.
+    let reloads = readings.last().map_or(0.0, |last| last.reloads);
+    println!("{reloads} reloads were successful");
+    let mut flat = reloads > 0.0;
     let minutes = readings.last().map_or(0.0, |last| last.at / 60.0);
     if minutes < trend::SHORTEST / 60.0 {
         println!(
             "too short to judge: it fills for {:.0} min, and five more show whether it stops",
             trend::FILLS / 60.0
         );
-        return true;
+        return flat;
     }
     for quantity in gauge::QUANTITIES {
         let points = readings.iter().map(|r| (r.at, (quantity.of)(r)));
@@ -142,6 +153,8 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         // Ctrl-C is for us; it is stopped when we end.
         command.stderr(fs::File::create(&log)?).process_group(0);
+        // Should we be killed, nobody would stop it.
+        die_with_parent(&mut command, Signal::SIGKILL);
         Ok(Self {
             process: command.spawn()?,
             program,

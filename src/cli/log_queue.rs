@@ -18,6 +18,10 @@ const QUEUE: usize = 2_048;
 /// How long the last lines may take at the end.
 const LAST_LINES: Duration = Duration::from_millis(300);
 
+/// How long the reason why the daemon ends may take: it is what somebody needs
+/// most, on a machine that may be busy.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 enum Entry {
     Line(Vec<u8>),
     /// Everything before it is written.
@@ -49,9 +53,22 @@ impl LogQueue {
 
     /// Waits until all is written, though not for long: nobody may be reading.
     pub fn finish(&self) {
+        self.wait(LAST_LINES);
+    }
+
+    /// Writes a line that is no log line, behind those that are, and waits for
+    /// it, though not for long.
+    pub fn last_words(&self, text: &str) {
+        let line = format!("{text}\n").into_bytes();
+        if self.entries.try_send(Entry::Line(line)).is_ok() {
+            self.wait(LAST_WORDS);
+        }
+    }
+
+    fn wait(&self, limit: Duration) {
         let (mark, written) = sync_channel(1);
         if self.entries.try_send(Entry::Mark(mark)).is_ok() {
-            let _ = written.recv_timeout(LAST_LINES);
+            let _ = written.recv_timeout(limit);
         }
     }
 }

@@ -95,7 +95,7 @@ pub async fn main() -> ExitCode {
     let queue = start_logging(&cli);
     let outcome = match cli.command {
         Command::Init(args) => init::run(args).await,
-        Command::Run(args) => run::run(args).await,
+        Command::Run(args) => run::run(args, queue.as_ref()).await,
         Command::Check(args) => check::run(args).await,
         Command::Top(args) => top::run(args).await,
         Command::Locks(args) => locks::run(args).await,
@@ -107,7 +107,7 @@ pub async fn main() -> ExitCode {
         Command::Man(args) => shell::man(&args),
     };
     let status = outcome.unwrap_or_else(|error| {
-        complain(format_args!("snowpit: {error:#}"));
+        complain_behind(queue.as_ref(), format_args!("snowpit: {error:#}"));
         ExitCode::FAILURE
     });
     if let Some(queue) = queue {
@@ -130,6 +130,15 @@ fn print(text: &str) -> io::Result<()> {
 /// which is no reason to panic as `eprintln!` does.
 pub fn complain(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// The same, behind the lines of the log where they go through a queue: its
+/// thread holds stderr for as long as nobody reads it.
+fn complain_behind(log: Option<&LogQueue>, text: impl Display) {
+    match log {
+        Some(log) => log.last_words(&text.to_string()),
+        None => complain(text),
+    }
 }
 
 /// Only the daemon logs behind a queue: whoever types a command reads its log in

@@ -8,13 +8,15 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::log_queue::LogQueue;
 use crate::config::Config;
 use crate::daemon;
 use crate::expose::web::Reloader;
 
-/// How long all rooms together may take to stop. With the half second that the
-/// last threads get it is five seconds; service managers kill after ten.
-const GRACE: Duration = Duration::from_millis(4_400);
+/// How long all rooms together may take to stop. With what the last lines of the
+/// log (0.3 s) and the last threads (0.5 s) may take it is less than five
+/// seconds; service managers kill after ten.
+const GRACE: Duration = Duration::from_millis(4_100);
 
 /// Every place of the three listeners (700 and twice 512), and what sources,
 /// pushes and files take.
@@ -31,12 +33,12 @@ pub struct Args {
 
 /// Exit status: 0 after SIGTERM or SIGINT, 1 could not go on or was told a
 /// second time to stop before it had, 2 bad configuration.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: Args, log: Option<&LogQueue>) -> anyhow::Result<ExitCode> {
     let found = Config::find(args.config);
     let config = match found.and_then(|path| Config::load(&path, env)) {
         Ok(config) => config,
         Err(errors) => {
-            super::complain(errors);
+            super::complain_behind(log, errors);
             return Ok(ExitCode::from(2));
         }
     };

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::complain;
-use crate::config::{Config, ConfigErrors, DEFAULT_LISTEN};
+use crate::config::{Config, ConfigErrors, DEFAULT_LISTEN, plain_file};
 use crate::daemon::{self, RunningDaemon};
 use crate::expose::terminal::{self, Daemon, Door, Refusal};
 
@@ -117,7 +117,7 @@ fn address(args: &Args) -> Result<String, ConfigErrors> {
 }
 
 fn is_closed(path: &std::path::Path) -> bool {
-    let opened = std::fs::File::open(path);
+    let opened = plain_file::open(path);
     opened.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 

@@ -10,6 +10,7 @@ mod dsn;
 mod dsns;
 mod listener;
 mod password;
+pub mod plain_file;
 mod problem;
 mod reader;
 mod scrape;
@@ -17,8 +18,6 @@ mod shape;
 mod ssl;
 
 use std::cell::RefCell;
-use std::fs;
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -128,21 +127,15 @@ impl Config {
     /// Reads and checks a file, and the password files that it names.
     pub fn load(path: &Path, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
-        let mut bytes = Vec::new();
-        let read =
-            fs::File::open(path).and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes));
-        if let Err(error) = read {
+        let bytes = plain_file::read(path, FILE_LIMIT + 1).map_err(|error| {
             let remedy = match error.kind() {
                 std::io::ErrorKind::NotFound => {
                     "; snowpit init --output FILE postgresql://… writes one"
                 }
                 _ => "",
             };
-            return Err(ConfigErrors::lone(
-                &origin,
-                format!("cannot be read: {error}{remedy}"),
-            ));
-        }
+            ConfigErrors::lone(&origin, format!("cannot be read: {error}{remedy}"))
+        })?;
         if bytes.len() as u64 > FILE_LIMIT {
             let message = "is longer than 1 MiB; this is no configuration";
             return Err(ConfigErrors::lone(&origin, message));
@@ -238,6 +231,8 @@ fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The example with every `#key = value` made real.

@@ -3,11 +3,12 @@
 //! libpq (`passfile`, `PGPASSFILE`, `~/.pgpass`).
 
 use std::fs;
-use std::io::Read;
+use std::io::{Error, ErrorKind};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::dsn::{Dsn, Written};
+use super::plain_file;
 use super::problem::Problems;
 use super::reader::Environment;
 
@@ -83,11 +84,8 @@ fn read_secret(path: &Path) -> Result<String, String> {
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?
-        .take(FILE_LIMIT)
-        .read_to_string(&mut text)?;
-    Ok(text)
+    let bytes = plain_file::read(path, FILE_LIMIT)?;
+    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use super::plain_file;
 use super::problem::{Problems, Show};
 use super::reader::Text;
 use super::shape::{self, Login};
@@ -178,7 +179,7 @@ pub(super) fn credentials(owner: &str, login: &Login, problems: &Problems) -> Cr
     .into_iter()
     .flatten()
     {
-        if let Err(error) = std::fs::File::open(Path::new(&text.value)) {
+        if let Err(error) = plain_file::open(Path::new(&text.value)) {
             let message = format!("{} cannot be read: {error}", text.written);
             problems.at(text.span.clone(), Show::Span, message);
         }

@@ -61,8 +61,7 @@ impl Control {
     }
 
     async fn reload(&mut self) -> Result<Reloaded, ReloadError> {
-        let (mut config, pushers) = self.read().await?;
-        let needs_restart = keep_fixed(&self.config, &mut config);
+        let (config, needs_restart, pushers) = self.read().await?;
         let changes = self.sources.stop_others(&config).await;
         let (done, known) = oneshot::channel();
         let change = (config.settings.clone(), done);
@@ -89,29 +88,32 @@ impl Control {
         })
     }
 
-    /// The file as it is now, checked, and the ways to other Alertmanagers when
-    /// they are others. Files are read on a thread of their own. The doors come
-    /// last: they change as soon as they are found good.
-    async fn read(&self) -> Result<(Config, Option<Prepared>), ReloadError> {
+    /// The file as it is now, checked, with what cannot change as before and a
+    /// sentence for each that should have; and the ways to the Alertmanagers when
+    /// they, or the certificates to trust, are others. Files are read on a thread
+    /// of their own. The doors come last: they change as soon as they are found
+    /// good.
+    async fn read(&self) -> Result<(Config, Vec<String>, Option<Prepared>), ReloadError> {
         let refused = |text: String| ReloadError::Refused(text);
         let Some(path) = self.config.path.clone() else {
             let text = "it was not read from a file: start snowpit with --config FILE";
             return Err(refused(text.to_owned()));
         };
-        let (before, doors) = (self.config.alertmanager.clone(), self.doors.clone());
+        let (before, doors) = (self.config.clone(), self.doors.clone());
+        let pushing = self.pushers.origin();
         let reading = tokio::task::spawn_blocking(move || {
-            let config = load(&path)?;
-            let pushers = if config.alertmanager == before {
-                None
-            } else {
-                let prepared = Prepared::new(&config.alertmanager);
-                let told = |error| format!("alerts cannot be pushed: {error}");
-                Some(prepared.map_err(told)?)
-            };
+            let mut config = load(&path)?;
+            let prepared = Prepared::new(&config.alertmanager);
+            let told = |error| format!("alerts cannot be pushed: {error}");
+            let pushers = Some(prepared.map_err(told)?).filter(|new| new.origin() != &pushing);
+            let stays = Stays::between(&before, &config);
+            let needs_restart = keep_fixed(&before, &mut config, stays);
+            let server = (!stays.server).then_some(&config.doors.server);
+            let otlp = (!stays.otlp).then_some(&config.doors.otlp);
             doors
-                .reload(&config.doors)
+                .reload(server, otlp)
                 .map_err(|errors| errors.to_string())?;
-            Ok((config, pushers))
+            Ok((config, needs_restart, pushers))
         });
         let read = reading.await;
         let read = read.unwrap_or_else(|_| Err("the reading of it panicked".to_owned()));
@@ -130,9 +132,26 @@ pub(super) fn names_of_services(config: &Config) -> Vec<String> {
     services.map(|service| service.name.clone()).collect()
 }
 
+/// The sections whose addresses the file changes in vain. Who may come in there
+/// stays with the address: what is safe at the new one need not be at the old.
+#[derive(Clone, Copy)]
+struct Stays {
+    server: bool,
+    otlp: bool,
+}
+
+impl Stays {
+    fn between(old: &Config, new: &Config) -> Self {
+        Self {
+            server: old.listen != new.listen,
+            otlp: old.otlp != new.otlp,
+        }
+    }
+}
+
 /// Keeps in `new` what cannot change while the daemon runs. A sentence for each
 /// that should have.
-fn keep_fixed(old: &Config, new: &mut Config) -> Vec<String> {
+fn keep_fixed(old: &Config, new: &mut Config, stays: Stays) -> Vec<String> {
     fn keep<T: Clone + PartialEq>(old: &T, new: &mut T, what: &str) -> Option<String> {
         let changed = old != new;
         new.clone_from(old);
@@ -143,13 +162,27 @@ fn keep_fixed(old: &Config, new: &mut Config) -> Vec<String> {
             )
         })
     }
+    let (mut server, mut otlp) = (None, None);
+    if stays.server {
+        let what = "who may come in ([server] users, bearer_token_file, tls, open_health), with \
+                    [server] listen,";
+        server = keep(&old.doors.server, &mut new.doors.server, what);
+    }
+    if stays.otlp {
+        let what = "who may come in ([otlp] users, bearer_token_file, tls), with [otlp] \
+                    grpc_listen or http_listen,";
+        otlp = keep(&old.doors.otlp, &mut new.doors.otlp, what);
+    }
+    new.doors.listeners.clone_from(&old.doors.listeners);
     let sentences = [
         keep(&old.listen, &mut new.listen, "[server] listen"),
+        server,
         keep(
             &old.otlp,
             &mut new.otlp,
             "[otlp] grpc_listen or http_listen",
         ),
+        otlp,
         keep(&old.history, &mut new.history, "[history]"),
         keep(
             &old.telemetry_endpoint,
@@ -180,15 +213,44 @@ mod tests {
                     [telemetry]\notlp_endpoint = \"http://127.0.0.1:4318\"\n";
         let mut new = config("127.0.0.1:9900", more);
         for _ in 0..2 {
-            let sentences = keep_fixed(&old, &mut new.clone());
+            let sentences = fix(&old, &mut new.clone());
             assert_eq!(sentences.len(), 4, "{sentences:?}");
             assert!(sentences.iter().all(|s| s.contains("needs a restart")));
         }
-        keep_fixed(&old, &mut new);
+        fix(&old, &mut new);
         assert_eq!(
             (new.listen, new.otlp, &new.history, &new.telemetry_endpoint),
             (old.listen, old.otlp, &None, &None)
         );
-        assert!(keep_fixed(&old, &mut new).is_empty());
+        assert!(fix(&old, &mut new).is_empty());
+    }
+
+    fn fix(old: &Config, new: &mut Config) -> Vec<String> {
+        let stays = Stays::between(old, new);
+        keep_fixed(old, new, stays)
+    }
+
+    #[test]
+    fn an_address_that_stays_keeps_who_may_come_in() {
+        let hash = bcrypt::hash("secret", 10).unwrap();
+        let users = format!("users = {{ ops = \"{hash}\" }}\n");
+        let with = |server: &str, otlp: &str, users: &str| {
+            let text = format!(
+                "[server]\nlisten = \"{server}\"\n{users}[otlp]\ngrpc_listen = \"{otlp}\"\n\
+                 {users}[[postgres]]\nname = \"main\"\n\
+                 dsn = \"postgresql://snowpit@127.0.0.1:1/postgres\"\n"
+            );
+            Config::parse(&text, "the test", |_| None).unwrap()
+        };
+        let old = with("0.0.0.0:9899", "0.0.0.0:4317", &users);
+        let mut new = with("127.0.0.1:9899", "127.0.0.1:4317", "");
+        let sentences = fix(&old, &mut new);
+        assert_eq!(new.doors, old.doors);
+        let about = |what: &str| sentences.iter().filter(|s| s.contains(what)).count();
+        assert_eq!((about("[server] users"), about("[otlp] users")), (1, 1));
+        // Where the address is the same, users are taken up and taken away.
+        let mut open = with("0.0.0.0:9899", "127.0.0.1:4317", "");
+        fix(&old, &mut open);
+        assert!(!open.doors.server.asks() && open.doors.otlp.asks());
     }
 }

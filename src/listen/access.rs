@@ -7,8 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -20,6 +18,7 @@ use super::certificates::Tls;
 use super::credentials::{Credentials, PasswordHash};
 use super::login::{Denied, Login};
 use super::{Listener, Origin, Tally};
+use crate::config::plain_file;
 use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
 
@@ -156,14 +155,8 @@ impl Files {
 }
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err("is not a plain file".to_owned());
-    }
-    let mut bytes = Vec::new();
-    let limited = file.take(FILE_LIMIT + 1).read_to_end(&mut bytes);
-    limited.map_err(unreadable)?;
+    let bytes = plain_file::read(path, FILE_LIMIT + 1);
+    let bytes = bytes.map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > FILE_LIMIT {
         return Err("is longer than 1 MiB".to_owned());
     }
@@ -327,6 +320,10 @@ impl Access {
 
     pub(super) fn certificate_expiry(&self) -> Option<UnixSeconds> {
         self.read().current.tls.as_ref().map(|tls| tls.valid.1)
+    }
+
+    pub(super) fn asks(&self) -> bool {
+        self.read().config.asks()
     }
 
     pub(super) fn health_is_open(&self) -> bool {

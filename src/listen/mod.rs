@@ -123,17 +123,26 @@ impl Doors {
     }
 
     /// Takes up another configuration of users and files, or the same one with
-    /// its files read again, for all sections or for none. Open connections
-    /// stay. Blocks for as long as reading a few small files takes.
+    /// its files read again, for all given sections or for none; a section that
+    /// is not given stays as it is. Open connections stay. Blocks for as long as
+    /// reading a few small files takes.
     ///
     /// # Errors
     /// The files that cannot be used; all is then as it was.
-    pub fn reload(&self, config: &DoorsConfig) -> Result<(), AccessErrors> {
-        let server = Access::open("[server]", &config.server);
-        let otlp = Access::open("[otlp]", &config.otlp);
-        let (server, otlp) = AccessErrors::both(server, otlp)?;
-        self.server.replace(server);
-        self.otlp.replace(otlp);
+    pub fn reload(
+        &self,
+        server: Option<&AccessConfig>,
+        otlp: Option<&AccessConfig>,
+    ) -> Result<(), AccessErrors> {
+        let server = server.map(|config| Access::open("[server]", config));
+        let otlp = otlp.map(|config| Access::open("[otlp]", config));
+        let (server, otlp) = AccessErrors::both(server.transpose(), otlp.transpose())?;
+        if let Some(server) = server {
+            self.server.replace(server);
+        }
+        if let Some(otlp) = otlp {
+            self.otlp.replace(otlp);
+        }
         Ok(())
     }
 
@@ -180,6 +189,11 @@ impl Door {
     /// Which listener it belongs to.
     pub fn listener(&self) -> Listener {
         self.listener
+    }
+
+    /// Whether who comes in is asked for a password, a token or a certificate.
+    pub fn asks(&self) -> bool {
+        self.access.asks()
     }
 
     /// Where what happens here is counted.

@@ -22,7 +22,7 @@ use rustls::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::config::{ChannelBinding, ClientCertificate, Dsn, SslMode};
+use crate::config::{ChannelBinding, ClientCertificate, Dsn, SslMode, plain_file};
 use crate::observe::PollError;
 use crate::sample::FailureReason;
 
@@ -83,7 +83,8 @@ fn client_certificate(
     if about.is_file() && about.mode() & forbidden != 0 {
         return Err(refuse("others may read it (chmod 600)"));
     }
-    let key = PrivateKeyDer::from_pem_file(&files.key)
+    let opened = plain_file::open(&files.key).map_err(|error| refuse(&error.to_string()))?;
+    let key = PrivateKeyDer::from_pem_reader(opened)
         .map_err(|error| refuse(&format!("{error} (a key with a passphrase cannot be used)")))?;
     Ok((chain, key))
 }
@@ -161,9 +162,10 @@ fn roots_of_file(key: &str, file: &Path) -> Result<RootCertStore, PollError> {
 
 /// Every certificate in a PEM file, at least one.
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, PollError> {
-    let problem = |error: rustls::pki_types::pem::Error| unusable(key, file, &error.to_string());
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .map_err(problem)?
+    use rustls::pki_types::pem::Error;
+    let problem = |error: Error| unusable(key, file, &error.to_string());
+    let opened = plain_file::open(file).map_err(|error| problem(Error::Io(error)))?;
+    let found: Vec<_> = CertificateDer::pem_reader_iter(opened)
         .collect::<Result<_, _>>()
         .map_err(problem)?;
     if found.is_empty() {

@@ -28,6 +28,7 @@ pub mod proxy;
 pub use alertmanager::Alertmanager;
 pub use pgbouncer::{Alias, PgBouncer, PgBouncerOptions, PoolerAuth};
 pub use postgres::{Postgres, PostgresAuth, PostgresOptions, connect};
+pub use process::die_with_parent;
 pub use prometheus::Prometheus;
 pub use proxy::{Proxy, Way};
 

@@ -157,7 +157,9 @@ fn keep(mut command: Command, end: &End, started: &mpsc::Sender<io::Result<Pid>>
     end.changed.notify_all();
 }
 
-fn die_with_parent(command: &mut Command, last_will: Signal) {
+/// Sends `last_will` to the process when the thread that starts it ends, however
+/// that comes about.
+pub fn die_with_parent(command: &mut Command, last_will: Signal) {
     let parent = getpid();
     // SAFETY: between fork and exec only async-signal-safe calls are allowed;
     // prctl and getppid are plain system calls and nothing here allocates. std

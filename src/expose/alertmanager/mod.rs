@@ -12,9 +12,11 @@ mod client;
 mod health;
 mod mark;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ring::digest;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +24,11 @@ use tokio_util::task::TaskTracker;
 
 pub use health::{Failure, PushHealth, State};
 
-use crate::config::{AlertmanagerConfig, AlertmanagerUrl};
+use crate::config::{AlertmanagerConfig, AlertmanagerUrl, plain_file};
 use crate::engine::Snapshot;
 use crate::observe::poll::unix_now;
 use crate::observe::{PollError, tls};
+use crate::sample::FailureReason;
 use alert::Link;
 use client::Client;
 use mark::Marks;
@@ -41,9 +44,21 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// since each is bounded; and few that wait with one that is refused.
 const BATCH: usize = 16;
 
+/// No file of authorities is longer: the system's own has a quarter of that.
+const AUTHORITIES_LIMIT: u64 = 1024 * 1024;
+
+/// What the ways to the Alertmanagers were made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    config: AlertmanagerConfig,
+    /// SHA-256 of `ca_file`, which is renewed in place.
+    authorities: Option<[u8; digest::SHA256_OUTPUT_LEN]>,
+}
+
 /// The tasks that push.
 #[derive(Debug)]
 pub struct Pushers {
+    origin: Origin,
     tasks: TaskTracker,
     stop: CancellationToken,
     health: PushHealth,
@@ -51,7 +66,7 @@ pub struct Pushers {
 
 /// The ways to the Alertmanagers of a configuration, not yet in use.
 pub struct Prepared {
-    config: AlertmanagerConfig,
+    origin: Origin,
     clients: Vec<Client>,
 }
 
@@ -63,11 +78,22 @@ impl Prepared {
     pub fn new(config: &AlertmanagerConfig) -> Result<Self, PollError> {
         tls::use_ring();
         let ca_file = config.ca_file.as_deref();
+        // Before they are taken up: should they change in between, they are
+        // taken up once more.
+        let authorities = ca_file.map(print).transpose()?;
         let clients = config.urls.iter().map(|url| Client::new(url, ca_file));
         Ok(Self {
             clients: clients.collect::<Result<_, _>>()?,
-            config: config.clone(),
+            origin: Origin {
+                config: config.clone(),
+                authorities,
+            },
         })
+    }
+
+    /// What they are made of.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
     /// Starts one task for each Alertmanager. `snapshot` has the incidents that
@@ -75,14 +101,16 @@ impl Prepared {
     /// `health`.
     pub fn start(self, snapshot: &watch::Receiver<Arc<Snapshot>>, health: PushHealth) -> Pushers {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let Self { config, clients } = self;
+        let Self { origin, clients } = self;
+        let config = &origin.config;
         health.follow(config.urls.iter().map(|url| url.name.clone()));
         for (url, client) in config.urls.iter().zip(clients) {
-            let pusher = Pusher::new(url, client, &config, snapshot.clone(), health.clone());
+            let pusher = Pusher::new(url, client, config, snapshot.clone(), health.clone());
             tasks.spawn(pusher.run(stop.clone()));
         }
         tasks.close();
         Pushers {
+            origin,
             tasks,
             stop,
             health,
@@ -90,7 +118,22 @@ impl Prepared {
     }
 }
 
+fn print(ca_file: &Path) -> Result<[u8; digest::SHA256_OUTPUT_LEN], PollError> {
+    let bytes = plain_file::read(ca_file, AUTHORITIES_LIMIT).map_err(|error| {
+        let message = format!("ca_file {}: it cannot be read: {error}", ca_file.display());
+        PollError::new(FailureReason::Tls, message)
+    })?;
+    let mut print = [0; digest::SHA256_OUTPUT_LEN];
+    print.copy_from_slice(digest::digest(&digest::SHA256, &bytes).as_ref());
+    Ok(print)
+}
+
 impl Pushers {
+    /// What they were made of.
+    pub fn origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
     /// What becomes of the requests.
     pub fn health(&self) -> PushHealth {
         self.health.clone()
@@ -207,5 +250,39 @@ impl Pusher {
         let seconds = 1_u64 << self.failures.min(5);
         self.failures = self.failures.saturating_add(1);
         self.not_before = Instant::now() + Duration::from_secs(seconds).min(MAX_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Credentials;
+
+    #[test]
+    fn renewed_authorities_make_other_ways_and_bad_ones_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca_file = directory.path().join("ca.pem");
+        let write = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let parameters = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+            std::fs::write(&ca_file, parameters.self_signed(&key).unwrap().pem()).unwrap();
+        };
+        write();
+        let config = AlertmanagerConfig {
+            urls: vec![AlertmanagerUrl {
+                name: "localhost:1".to_owned(),
+                url: "https://localhost:1".to_owned(),
+                credentials: Credentials::None,
+            }],
+            ca_file: Some(ca_file.clone()),
+            external_url: None,
+        };
+        let origin = || Prepared::new(&config).map(|made| made.origin().clone());
+        let first = origin().unwrap();
+        assert_eq!(origin().unwrap(), first);
+        write();
+        assert_ne!(origin().unwrap(), first);
+        std::fs::write(&ca_file, "nothing").unwrap();
+        assert!(origin().is_err());
     }
 }

@@ -22,6 +22,7 @@ mod serve;
 mod status;
 mod targets;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -72,6 +73,8 @@ pub struct WebState {
     kept: Kept,
     answers: Answers,
     doors: Doors,
+    /// Where it listens, when that is known.
+    address: Option<SocketAddr>,
     started_at: UnixSeconds,
 }
 
@@ -98,6 +101,7 @@ impl WebState {
             kept: Kept::default(),
             answers: Answers::default(),
             doors: Doors::default(),
+            address: None,
             started_at,
             pushes: PushHealth::default(),
             reloader: None,
@@ -130,6 +134,13 @@ impl WebState {
     #[must_use]
     pub fn with_doors(mut self, doors: Doors) -> Self {
         self.doors = doors;
+        self
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn with_address(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
         self
     }
 

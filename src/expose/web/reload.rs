@@ -5,6 +5,7 @@
 //! file says then; what a browser sends for another site is refused; the answer
 //! is the report that is logged, which never holds a secret.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Json;
@@ -15,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::WebState;
 use super::error::ApiError;
+use crate::listen::Listener;
 use crate::observe::poll::unix_now;
 use crate::sample::UnixSeconds;
 
@@ -157,6 +159,14 @@ pub(super) async fn reload(
         let message = "a page of another site may not ask for this";
         return Err(ApiError::new(StatusCode::FORBIDDEN, message));
     }
+    let local = state
+        .address
+        .is_some_and(|address| address.ip().is_loopback());
+    if local && !state.doors.door(Listener::Server).asks() && !names_an_address(&headers) {
+        let message = "without a login this is answered on this machine only: ask at an address, \
+                       such as 127.0.0.1, or at localhost";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, message));
+    }
     let Some(reloader) = &state.reloader else {
         let message = "this snowpit has no configuration file to read again";
         return Err(ApiError::not_found(message));
@@ -182,6 +192,25 @@ fn is_own(headers: &HeaderMap) -> bool {
         place.is_some() && place == host
     });
     site && origin
+}
+
+/// A page of another site can have its own name lead to this machine, and is then
+/// of one site with us; what it cannot have is an address for its name. Browsers
+/// always send `Host`.
+fn names_an_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else {
+        return true;
+    };
+    let host = host.to_str().unwrap_or("?");
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) => name,
+        _ => host,
+    };
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    name.eq_ignore_ascii_case("localhost") || bare.unwrap_or(name).parse::<IpAddr>().is_ok()
 }
 
 #[cfg(test)]
@@ -210,6 +239,30 @@ mod tests {
         ] {
             let all: Vec<_> = [host].into_iter().chain(more).collect();
             assert_eq!(is_own(&headers(&all)), own, "{all:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_here_is_told_from_an_address() {
+        for host in [
+            "127.0.0.1:9899",
+            "127.0.0.1",
+            "[::1]:9899",
+            "[::1]",
+            "localhost:9899",
+            "LocalHost",
+        ] {
+            assert!(names_an_address(&headers(&[("host", host)])), "{host}");
+        }
+        assert!(names_an_address(&headers(&[])));
+        for host in [
+            "evil.example:9899",
+            "evil.example",
+            "127.0.0.1.evil.example:9899",
+            "localhost.evil.example",
+            "",
+        ] {
+            assert!(!names_an_address(&headers(&[("host", host)])), "{host}");
         }
     }
 

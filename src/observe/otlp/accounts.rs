@@ -16,17 +16,32 @@ const STRANGERS: usize = 16;
 /// Routes of each of them.
 const STRANGE_ROUTES: usize = 500;
 
+/// Seconds of silence after which a service that is not configured is forgotten.
+/// By then nothing of it is left: what waits for a request waits a minute, and a
+/// gauge that is not set again ends within five.
+const FORGOTTEN: f64 = 600.0;
+
 /// Longest name of a service, in bytes; it becomes a label value.
 const NAME_LIMIT: usize = 200;
 
-/// Accounts by service; a service's number is for the process's life.
+/// Accounts by service; a service has its number until it is forgotten.
 #[derive(Debug)]
 pub struct Accounts {
     via: TrafficVia,
     configured: Vec<String>,
     numbers: HashMap<String, usize>,
-    accounts: Vec<Account>,
+    /// By number; `None` is free.
+    accounts: Vec<Option<Heard>>,
     strangers: usize,
+}
+
+#[derive(Debug)]
+struct Heard {
+    account: Account,
+    /// Since the last flush.
+    news: bool,
+    /// The last flush that had news.
+    at: UnixSeconds,
 }
 
 impl Accounts {
@@ -49,8 +64,8 @@ impl Accounts {
         for (name, number) in &self.numbers {
             if !configured.contains(name) {
                 self.strangers += 1;
-            } else if let Some(account) = self.accounts.get_mut(*number) {
-                account.make_room(DEFAULT_LIMIT);
+            } else if let Some(Some(heard)) = self.accounts.get_mut(*number) {
+                heard.account.make_room(DEFAULT_LIMIT);
             }
         }
     }
@@ -61,6 +76,9 @@ impl Accounts {
     /// When the name cannot be one, or there are too many.
     pub fn number(&mut self, service: &str) -> Result<usize, Reason> {
         if let Some(number) = self.numbers.get(service) {
+            if let Some(Some(heard)) = self.accounts.get_mut(*number) {
+                heard.news = true;
+            }
             return Ok(*number);
         }
         if service.trim().is_empty() {
@@ -77,29 +95,71 @@ impl Accounts {
         } else {
             return Err(Reason::TooManyServices);
         };
-        let number = self.accounts.len();
-        self.accounts.push(Account::new(service, self.via, limit));
+        let heard = Some(Heard {
+            account: Account::new(service, self.via, limit),
+            news: true,
+            at: f64::NEG_INFINITY,
+        });
+        let free = self.accounts.iter().position(Option::is_none);
+        let number = free.unwrap_or(self.accounts.len());
+        match self.accounts.get_mut(number) {
+            Some(place) => *place = heard,
+            None => self.accounts.push(heard),
+        }
         self.numbers.insert(service.to_owned(), number);
         Ok(number)
     }
 
     pub fn get(&mut self, number: usize) -> Option<&mut Account> {
-        self.accounts.get_mut(number)
+        let heard = self.accounts.get_mut(number)?.as_mut();
+        heard.map(|heard| &mut heard.account)
     }
 
     /// What the accounts refused by themselves since the last call.
     pub fn take_refused(&mut self) -> Tally {
         let mut refused = Tally::default();
-        for account in &mut self.accounts {
-            refused.merge(&account.take_refused());
+        for heard in self.accounts.iter_mut().flatten() {
+            refused.merge(&heard.account.take_refused());
         }
         refused
     }
 
-    /// Everything since the last flush.
+    /// Everything since the last flush. Strangers that have been silent for long
+    /// are forgotten.
     pub fn flush(&mut self, now: UnixSeconds) -> Vec<TrafficReport> {
-        let reports = self.accounts.iter_mut().map(|account| account.flush(now));
-        reports.flatten().collect()
+        let mut reports = Vec::new();
+        for heard in self.accounts.iter_mut().flatten() {
+            reports.extend(heard.account.flush(now));
+            if std::mem::take(&mut heard.news) {
+                heard.at = now;
+            }
+        }
+        self.forget(now);
+        reports
+    }
+
+    fn forget(&mut self, now: UnixSeconds) {
+        let Self {
+            configured,
+            numbers,
+            accounts,
+            strangers,
+            ..
+        } = self;
+        numbers.retain(|name, number| {
+            let Some(place) = accounts.get_mut(*number) else {
+                return false;
+            };
+            let silent = place
+                .as_ref()
+                .is_none_or(|heard| now - heard.at > FORGOTTEN);
+            if !silent || configured.contains(name) {
+                return true;
+            }
+            *place = None;
+            *strangers = strangers.saturating_sub(1);
+            false
+        });
     }
 }
 
@@ -124,5 +184,27 @@ mod tests {
         assert_eq!(accounts.number("another"), Err(Reason::TooManyServices));
         assert_eq!(accounts.number(" "), Err(Reason::NoService));
         assert_eq!(accounts.number(&"x".repeat(201)), Err(Reason::LabelTooLong));
+    }
+
+    #[test]
+    fn services_that_were_renamed_away_give_their_places_to_others() {
+        let mut accounts = Accounts::new(TrafficVia::OtlpMetrics, &[]);
+        let mut now = 1e9;
+        for round in 0..STRANGERS * 3 {
+            let name = format!("shop-{round}");
+            accounts.configure(&[name.clone(), "quiet".to_owned()]);
+            let number = accounts.number(&name).unwrap();
+            assert!(number <= 3, "numbers are used again: {number}");
+            let quiet = accounts.number("quiet").unwrap();
+            accounts.flush(now);
+            now += FORGOTTEN + 1.0;
+            accounts.number(&name).unwrap();
+            accounts.flush(now);
+            // Silent, and in the configuration.
+            assert_eq!(accounts.get(quiet).unwrap().service(), "quiet");
+            assert_eq!(accounts.get(number).unwrap().service(), name);
+        }
+        let strangers = (0..STRANGERS - 1).map(|n| accounts.number(&format!("s{n}")).is_ok());
+        assert!(strangers.collect::<Vec<_>>().iter().all(|known| *known));
     }
 }

@@ -15,10 +15,9 @@ use reqwest::header::{
 };
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::io::AsyncReadExt;
 
 use super::page::{Page, Reader, Wanted};
-use crate::config::{Credentials, ScrapeConfig, Secret};
+use crate::config::{Credentials, ScrapeConfig, Secret, plain_file};
 use crate::observe::failure::one_line;
 use crate::observe::poll::unix_now;
 use crate::observe::{PollError, tls};
@@ -377,11 +376,11 @@ pub async fn secret(key: &str, file: &Path) -> Result<String, PollError> {
             format!("{key} {}: {what}", file.display()),
         )
     };
-    let mut text = String::new();
-    let open = tokio::fs::File::open(file).await;
-    let open = open.map_err(|error| problem(format!("it cannot be read: {error}")))?;
-    let read = open.take(MAX_SECRET).read_to_string(&mut text).await;
-    read.map_err(|error| problem(format!("it cannot be read: {error}")))?;
+    let path = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || plain_file::read(&path, MAX_SECRET)).await;
+    let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+    let read = read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+    let text = read.map_err(|error| problem(format!("it cannot be read: {error}")))?;
     let line = text.trim_end_matches(['\n', '\r']);
     if line.is_empty() || line.contains(['\n', '\r']) {
         return Err(problem("it must hold one line and nothing else".to_owned()));
