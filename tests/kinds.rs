@@ -1047,6 +1047,42 @@ fn a_ghost_is_told_when_its_pooler_has_forgotten_it() {
 }
 
 #[test]
+fn a_ghost_ends_with_its_own_pooler_and_not_with_another() {
+    let mut world = ghost(|settings| {
+        settings.poolers.push(Pooler {
+            name: "pooler-2".into(),
+            target: "main".into(),
+        });
+    });
+    let second = PgbouncerReport {
+        pooler: "pooler-2".into(),
+        target: "main".into(),
+        databases: vec![database()],
+        ..PgbouncerReport::default()
+    };
+    let looks = |world: &mut World, n: u32| {
+        for _ in 0..n {
+            world.apply(world.t - 0.4, Report::Pgbouncer(second.clone()));
+            world.look();
+        }
+    };
+    looks(&mut world, 10);
+    world.pooler.as_mut().unwrap().servers.clear();
+    looks(&mut world, 6);
+    assert_eq!(world.opened(), [Kind::GhostWaiter]);
+    world.settings.poolers.pop();
+    world.engine.reconfigure(world.settings.clone());
+    assert!(world.is_open(Kind::GhostWaiter), "pooler-1 is still there");
+    world.looks(5);
+    assert!(world.is_open(Kind::GhostWaiter));
+    world.settings.poolers.clear();
+    world.engine.reconfigure(world.settings.clone());
+    world.pooler = None;
+    world.looks(2);
+    assert!(!world.is_open(Kind::GhostWaiter));
+}
+
+#[test]
 fn no_ghost_while_a_pooler_may_have_it() {
     type Change = fn(&mut PgbouncerReport);
     let changes: [(&str, Change); 4] = [

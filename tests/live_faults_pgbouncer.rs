@@ -164,6 +164,66 @@ async fn a_pause_that_lasts_is_told_as_one() {
     println!("spare: {}", watch.end().await);
 }
 
+/// `PAUSE` without a database, which `SHOW DATABASES` does not tell.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_of_the_whole_pooler_is_told() {
+    let stage = Stage::start().await;
+    let mut watch = Watch::start(&configuration(&stage)).await;
+    watch.until_up("main", true).await;
+    watch.until_up("pooler-1", true).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let client = stage.client("app", "registry").await;
+        client.simple_query("SELECT 1").await.unwrap();
+        clients.push(client);
+    }
+    // A console before 1.19 does not know the question.
+    let tells = stage.pooler.console("SHOW STATE").await.is_ok();
+    stage.pooler.console("PAUSE").await.unwrap();
+    let paused = Instant::now();
+    let waiting: Vec<_> = clients
+        .into_iter()
+        .map(|client| tokio::spawn(async move { client.simple_query("SELECT 1").await.is_ok() }))
+        .collect();
+    let (incident, _) = watch.until_open(Kind::PoolSaturation, |_| true).await;
+    let within = paused.elapsed();
+    let verdict = if tells { "paused" } else { "no_server" };
+    assert_eq!(incident.subject["verdict"], verdict);
+    assert_eq!(incident.subject["clients_waiting"], 4);
+    assert!(
+        incident.actions[0].starts_with("RESUME;  on the console of pooler-1"),
+        "{:?}",
+        incident.actions
+    );
+    let page = watch.metrics().await;
+    let queue =
+        "snowpit_pool_clients{pooler=\"pooler-1\",database=\"app\",user=\"app\",state=\"waiting\"}";
+    assert_eq!(value(&page, queue), Some(4.0), "they do wait");
+    stage.pooler.console("RESUME").await.unwrap();
+    let resumed = Instant::now();
+    for client in waiting {
+        assert!(client.await.unwrap(), "it was served in the end");
+    }
+    watch.until_over(Kind::PoolSaturation).await;
+    let over = resumed.elapsed();
+    assert_eq!(watch.failures("pooler-1").await, 0);
+    watch.only(&[Kind::PoolSaturation]);
+    Row {
+        section: SECTION,
+        staged: "PAUSE without a database with four clients (1.18, which does not tell), RESUME after it was told",
+        says: incident.summary.clone(),
+        within: Some(within),
+        again: Some(Duration::ZERO),
+        lost: format!(
+            "no look; over {:.1} s after RESUME (`resolve_after` is 3 s)",
+            over.as_secs_f64()
+        ),
+        test: "live_faults_pgbouncer::a_pause_of_the_whole_pooler_is_told",
+    }
+    .print();
+    println!("spare: {}", watch.end().await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_with_other_pools_makes_nobody_an_orphan() {
     let stage = Stage::start_with(pooler).await;

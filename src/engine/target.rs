@@ -2,6 +2,8 @@
 //! it, and the detectors that watch them.
 
 mod reconfigured;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use super::detect::avalanche::{Avalanche, AvalancheInput};
 use super::detect::census::Census;
 use super::detect::habits::Habits;
 use super::detect::headroom::Headroom;
-use super::detect::pool_saturation::Saturation;
+use super::detect::pool_saturation::{Saturation, stands_still};
 use super::detect::primary_unreachable::Reach;
 use super::detect::scene::Scene;
 use super::detect::waits::LockWaits;
@@ -214,8 +216,9 @@ impl Target {
             self.reach.pooler(&report);
             self.headroom.pooler(t, &report);
             let deadlocked = self.waits.deadlocked();
+            let (server, reachable) = (&self.seen.report, self.seen.fresh);
             self.saturation
-                .observe(t, &report, &self.seen.report, deadlocked);
+                .observe(t, &report, server, reachable, deadlocked);
             *view = PoolerView {
                 report: Arc::new(report),
                 at: t,
@@ -292,10 +295,12 @@ impl Target {
     }
 
     /// Clients that wait for a server. PAUSE makes everybody wait and is no
-    /// load: a paused database is left out.
+    /// load: a paused database is left out, and so is a pooler that may be paused
+    /// as a whole.
     fn clients_waiting(&self, now: UnixSeconds) -> u32 {
         let fresh = self.poolers.values().filter(|view| is_fresh(view, now));
         fresh
+            .filter(|view| !stands_still(&view.report))
             .map(|view| {
                 let paused = |name: &str| {
                     let mut databases = view.report.databases.iter();

@@ -28,6 +28,10 @@ pub struct PgbouncerReport {
     pub stats: Vec<PoolStats>,
     #[serde(deserialize_with = "null_as_default")]
     pub databases: Vec<PoolDatabase>,
+    /// `PAUSE` without a database was sent (`SHOW STATE`, 1.19+): every one of
+    /// `databases` is then shown as paused. `None` when the console does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub all_paused: Option<bool>,
     #[serde(deserialize_with = "null_as_default")]
     pub lists: Lists,
     #[serde(skip_serializing_if = "Option::is_none")]

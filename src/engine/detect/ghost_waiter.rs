@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::scene::{Scene, Waiter, fields, terminate};
+use super::scene::{Scene, Waiter, fields, identity, terminate};
 use super::watch::{Account, Stance, Suspicion, Watch};
 use crate::engine::incident::Kind;
 use crate::engine::locks::pooled::Match;
@@ -39,6 +39,12 @@ impl Pooled {
     /// nothing from now on.
     pub fn forget(&mut self, pooler: &str) {
         self.seen.retain(|_, known| **known != *pooler);
+    }
+
+    /// Those of whom the pooler is known.
+    pub fn identities(&self) -> BTreeSet<String> {
+        let seen = self.seen.keys();
+        seen.map(|&(pid, start)| identity(pid, start)).collect()
     }
 
     /// Takes in one look, and forgets backends that it does not show.

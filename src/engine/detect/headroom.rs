@@ -129,6 +129,8 @@ pub struct Headroom {
     restored: bool,
     /// Logins refused in a row.
     refused: u32,
+    /// It refused us for want of a slot, and has given no answer since.
+    was_full: bool,
     /// What the poolers tell of the server.
     behind: Vec<Behind>,
 }
@@ -146,6 +148,7 @@ impl Headroom {
             open_since: None,
             restored: false,
             refused: 0,
+            was_full: false,
             behind: Vec::new(),
         }
     }
@@ -188,8 +191,14 @@ impl Headroom {
                 None => self.count(t, report),
                 Some(FailureReason::TooManyConnections) => {
                     self.refused = self.refused.saturating_add(1);
+                    self.was_full = false;
                     self.open_since.get_or_insert(t);
                     self.crossed_since = None;
+                }
+                // It may have crashed since: what is full now is not known.
+                Some(FailureReason::Refused | FailureReason::Timeout) if self.refused > 0 => {
+                    self.refused = 0;
+                    self.was_full = true;
                 }
                 Some(_) => {}
             }
@@ -202,6 +211,7 @@ impl Headroom {
 
     fn count(&mut self, t: UnixSeconds, report: &PostgresReport) {
         self.refused = 0;
+        self.was_full = false;
         let Some(slots) = Slots::of(report) else {
             // Without a limit there is only this to go by: we got in.
             if self.slots.is_none() {
@@ -265,7 +275,8 @@ impl Headroom {
     /// Sessions a second, and the seconds until the last slot is gone; `None`
     /// when that is not in sight.
     fn exhaustion(&self) -> Option<(f64, f64)> {
-        let slots = self.slots.as_ref().filter(|_| self.refused == 0)?;
+        let sees = self.refused == 0 && !self.was_full;
+        let slots = self.slots.as_ref().filter(|_| sees)?;
         let slope = self.slope()?;
         let left = (slots.available() - slots.used).max(0.0);
         let seconds = left / slope;
@@ -273,7 +284,8 @@ impl Headroom {
     }
 
     fn finding(&self, onset_at: UnixSeconds) -> Finding {
-        let gone = self.refused > 0 || self.slots.is_some_and(|slots| slots.ratio() >= 1.0);
+        let full = self.refused > 0 || self.was_full;
+        let gone = full || self.slots.is_some_and(|slots| slots.ratio() >= 1.0);
         let mut subject = serde_json::Map::new();
         if let Some(slots) = &self.slots {
             subject.insert("used".to_owned(), json!(slots.used));
@@ -313,6 +325,13 @@ impl Headroom {
 
     fn summary(&self) -> String {
         let target = &self.target;
+        if self.was_full {
+            let slots = self.slots.as_ref().map_or_else(
+                || "all its slots".to_owned(),
+                |slots| format!("all {} slots", words::count(slots.available())),
+            );
+            return format!("{target} was full when last seen: {slots} were taken");
+        }
         match (&self.slots, self.refused > 0) {
             (Some(slots), true) => format!(
                 "{target} refuses connections: all {} slots are taken",
@@ -342,10 +361,16 @@ impl Headroom {
             let fresh = |behind: &&Behind| (self.last_t - behind.at).abs() <= POOLER_STALE;
             evidence.extend(self.behind.iter().filter(fresh).map(Behind::sentence));
         }
+        if self.was_full {
+            evidence.push(
+                "it refused our login with SQLSTATE 53300 (too many connections), and has not answered since"
+                    .to_owned(),
+            );
+        }
         let Some(slots) = &self.slots else {
             return evidence;
         };
-        let when = if self.refused > 0 {
+        let when = if self.refused > 0 || self.was_full {
             "at the last good poll "
         } else {
             ""

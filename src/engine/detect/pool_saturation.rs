@@ -12,6 +12,12 @@ use serde_json::json;
 
 mod client_limit;
 mod paused;
+#[cfg(test)]
+mod tests;
+
+pub use paused::stands_still;
+
+use paused::Pauses;
 
 use super::scene::fields;
 use super::watch::{Account, Looked, Stance, Suspicion, Watch};
@@ -34,6 +40,7 @@ pub struct Saturation {
     wait: f64,
     hold: f64,
     watch: Watch,
+    pauses: Pauses,
 }
 
 impl Saturation {
@@ -49,6 +56,7 @@ impl Saturation {
             wait,
             hold,
             watch: Watch::new(Kind::PoolSaturation).patient(hold, resolve_after),
+            pauses: Pauses::default(),
         }
     }
 
@@ -68,6 +76,7 @@ impl Saturation {
     pub fn forget(&mut self, pooler: &str) {
         let own = own_keys(pooler);
         self.watch.forget(|key| key.starts_with(&own));
+        self.pauses.forget(pooler);
     }
 
     /// Goes on with an incident of an earlier life of the program.
@@ -78,21 +87,25 @@ impl Saturation {
     }
 
     /// Takes in one look at a pooler. `server` is the newest look at the server
-    /// behind it; `deadlocked` are pools that are told as a deadlock.
+    /// behind it, and `reachable` says whether it answers us now; `deadlocked` are
+    /// pools that are told as a deadlock.
     pub fn observe(
         &mut self,
         t: UnixSeconds,
         report: &PgbouncerReport,
         server: &PostgresReport,
+        reachable: bool,
         deadlocked: &Pools,
     ) {
         if !self.enabled {
             return;
         }
         let own = own_keys(&report.pooler);
-        let suspicions = report.pools.iter().filter_map(|pool| {
-            let paused = || paused::check(t, report, pool, self.hold);
-            let mut suspicion = check(t, report, pool, server, self.wait).or_else(paused)?;
+        let pauses = self.pauses.check(t, report, self.hold, reachable);
+        let still = stands_still(report);
+        let pools = report.pools.iter().filter(|_| !still);
+        let suspicions = pools.filter_map(|pool| {
+            let mut suspicion = check(t, report, pool, server, self.wait)?;
             let name = (&report.pooler, &pool.database, &pool.user);
             if deadlocked
                 .iter()
@@ -102,6 +115,7 @@ impl Saturation {
             }
             Some(suspicion)
         });
+        let suspicions = suspicions.chain(pauses);
         let suspicions = suspicions.chain(client_limit::check(t, report));
         let suspicions = suspicions.collect();
         let truncated = report.truncated;

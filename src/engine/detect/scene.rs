@@ -128,7 +128,7 @@ impl<'a> Scene<'a> {
     /// be seen.
     pub fn identity(&self, pid: i32) -> String {
         let start = self.backend(pid).and_then(|b| b.backend_start);
-        format!("{pid}/{:x}", start.unwrap_or(0.0).to_bits())
+        identity(pid, start.unwrap_or(0.0).to_bits())
     }
 
     /// The identity of a root blocker, session or prepared transaction.
@@ -223,6 +223,11 @@ impl<'a> Scene<'a> {
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| format!("backend {pid}: {}", parts.join(", ")))
     }
+}
+
+/// See [`Scene::identity`]; `start` as bits.
+pub fn identity(pid: i32, start: u64) -> String {
+    format!("{pid}/{start:x}")
 }
 
 /// Everybody in the tree behind a root, nearest first, whatever they wait for.

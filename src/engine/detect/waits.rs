@@ -108,11 +108,12 @@ impl LockWaits {
         }
     }
 
-    /// A pooler is not looked at any more. What rested on its looks ends, and is
-    /// told again where the others show it.
+    /// A pooler is not looked at any more. Who was seen at another goes on; the
+    /// rest may rest on its looks, and is told again where the others show it.
     pub fn forget(&mut self, pooler: &str) {
         self.pooled.forget(pooler);
-        self.ghost_waiter.forget(|_| true);
+        let others = self.pooled.identities();
+        self.ghost_waiter.forget(|key| !others.contains(key));
     }
 
     /// Takes in one look at the server, with the newest looks at its poolers.

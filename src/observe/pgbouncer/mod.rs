@@ -3,8 +3,8 @@
 //! A poll asks for `LISTS`, `SERVERS`, `POOLS` and `STATS`, which together cost
 //! the pooler's one thread about 2 ms with 10,000 clients. `SHOW CLIENTS` costs
 //! ten times that, so it is asked only while a lock verdict wants it and the
-//! pooler is not too big. `DATABASES` and `CONFIG` change rarely: they are asked
-//! rarely and repeated from memory in between.
+//! pooler is not too big. `DATABASES`, `STATE` and `CONFIG` change rarely: they
+//! are asked rarely and repeated from memory in between.
 //!
 //! Invariants: one session; `CLIENTS` comes right after `SERVERS`, so that the
 //! `link` of one and the `ptr` of the other are as close in time as the console
@@ -35,6 +35,7 @@ pub mod pools;
 pub mod rows;
 pub mod servers;
 pub mod session;
+pub mod state;
 pub mod stats;
 
 use rows::{BadCell, Decoded, Row};
@@ -44,7 +45,7 @@ use session::{Session, within};
 /// 4 MB of answer, and 50 ms in which the pooler serves nobody.
 const CLIENT_LIMIT: u32 = 20_000;
 
-/// Polls between two `SHOW DATABASES` while nothing is paused.
+/// Polls between two `SHOW DATABASES` and `SHOW STATE` while nothing is paused.
 const DATABASES_EVERY: u64 = 5;
 
 /// Between two `SHOW CONFIG`; a person changes it.
@@ -146,6 +147,9 @@ struct Console {
     polls: u64,
     config_every: u64,
     databases: Decoded<PoolDatabase>,
+    /// Whether it answers `SHOW STATE`.
+    tells_state: bool,
+    all_paused: Option<bool>,
     config: Option<PoolerConfig>,
     warned: bool,
 }
@@ -154,10 +158,12 @@ impl Console {
     fn new(session: Session, interval: Duration) -> Self {
         let polls = CONFIG_EVERY.as_secs_f64() / interval.as_secs_f64().max(0.001);
         Self {
+            tells_state: state::is_known(session.version()),
             session,
             polls: 0,
             config_every: (polls.round() as u64).max(1),
             databases: Decoded::default(),
+            all_paused: None,
             config: None,
             warned: false,
         }
@@ -189,7 +195,8 @@ impl Console {
             servers: servers.rows,
             clients,
             stats: stats.rows,
-            databases: self.databases.rows.clone(),
+            databases: self.databases(),
+            all_paused: self.all_paused,
             lists,
             config: self.config.clone(),
             too_many_clients,
@@ -206,10 +213,12 @@ impl Console {
         waiting: bool,
         gaps: &mut Gaps,
     ) -> Result<(), PollError> {
-        let paused = self.databases.rows.iter().any(|database| database.paused);
+        let all_paused = self.all_paused == Some(true);
+        let paused = all_paused || self.databases.rows.iter().any(|database| database.paused);
         if waiting || paused || self.polls.is_multiple_of(DATABASES_EVERY) {
             let statement = databases::STATEMENT;
             self.databases = self.rows(dsn, statement, databases::decode).await?;
+            self.all_paused = self.state(dsn).await?;
         }
         if self.polls.is_multiple_of(self.config_every) {
             let answer = self.session.ask(dsn, config::STATEMENT).await?;
@@ -218,6 +227,28 @@ impl Console {
             self.config = Some(config);
         }
         Ok(())
+    }
+
+    /// Whether it is paused as a whole. Who does not know the question is not
+    /// asked again.
+    async fn state(&mut self, dsn: &Dsn) -> Result<Option<bool>, PollError> {
+        if !self.tells_state {
+            return Ok(None);
+        }
+        let answer = self.session.ask_if_known(dsn, state::STATEMENT).await?;
+        self.tells_state = answer.is_some();
+        Ok(answer.and_then(|answer| state::decode(answer.iter())))
+    }
+
+    /// The databases, all of them paused while the pooler is.
+    fn databases(&self) -> Vec<PoolDatabase> {
+        let mut databases = self.databases.rows.clone();
+        if self.all_paused == Some(true) {
+            databases
+                .iter_mut()
+                .for_each(|database| database.paused = true);
+        }
+        databases
     }
 
     async fn lists(&self, dsn: &Dsn, gaps: &mut Gaps) -> Result<Lists, PollError> {

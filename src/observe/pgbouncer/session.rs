@@ -95,6 +95,21 @@ impl Session {
             .map(Answer::new)
             .map_err(|error| failure::asking(error, dsn, statement))
     }
+
+    /// The same; `None` when the console says that it cannot answer, and goes on.
+    ///
+    /// # Errors
+    /// The console is gone.
+    pub async fn ask_if_known(
+        &self,
+        dsn: &Dsn,
+        statement: &str,
+    ) -> Result<Option<Answer>, PollError> {
+        match self.ask(dsn, statement).await {
+            Err(error) if error.said().is_some() && !self.client.is_closed() => Ok(None),
+            asked => asked.map(Some),
+        }
+    }
 }
 
 /// Ends `work` with a failure when it is not done in time.

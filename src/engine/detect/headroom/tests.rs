@@ -144,6 +144,32 @@ fn a_refused_login_opens_it_at_once() {
 }
 
 #[test]
+fn a_full_server_that_goes_dark_was_full_when_last_seen() {
+    for reason in [FailureReason::Refused, FailureReason::Timeout] {
+        let mut headroom = headroom();
+        headroom.observe(0.0, &report(40, 103));
+        let full = failed(FailureReason::TooManyConnections);
+        headroom.observe(1.0, &full);
+        let dark = headroom.observe(2.0, &failed(reason)).unwrap();
+        assert_eq!(
+            dark.summary,
+            "main was full when last seen: all 100 slots were taken"
+        );
+        assert!(dark.evidence[0].ends_with("and has not answered since"));
+        assert!(dark.evidence[1].starts_with("at the last good poll 40 of 100"));
+        assert_eq!((dark.severity, dark.onset_at), (Severity::Critical, 1.0));
+        // It says so again.
+        let again = headroom.observe(3.0, &full).unwrap();
+        assert!(again.summary.contains("refuses connections"));
+        assert!(again.evidence[0].contains("1 time in a row"));
+        // It is seen again.
+        headroom.observe(4.0, &failed(reason));
+        let seen = headroom.observe(5.0, &report(90, 103)).unwrap();
+        assert!(seen.summary.starts_with("main has 90 of 100"));
+    }
+}
+
+#[test]
 fn while_nobody_is_let_in_the_poolers_are_quoted() {
     let mut headroom = headroom();
     let pools = vec![
