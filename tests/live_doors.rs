@@ -122,6 +122,21 @@ async fn patiently(request: impl Fn() -> reqwest::RequestBuilder) -> Response {
     tokio::time::timeout(LIMIT, asked).await.unwrap()
 }
 
+/// Is wrong until it is told to wait, which a slow machine may be too late for at
+/// first: each wrong one doubles the time. Says how often it was wrong.
+async fn wrong_until_slowed(what: &str, request: impl Fn() -> reqwest::RequestBuilder) -> u32 {
+    let mut wrong = 0;
+    loop {
+        let answer = request().send().await.unwrap();
+        match answer.status() {
+            StatusCode::UNAUTHORIZED => wrong += 1,
+            StatusCode::TOO_MANY_REQUESTS => return wrong,
+            other => panic!("wrong {what}: {other}"),
+        }
+        assert!(wrong < 20, "{what} is never slowed");
+    }
+}
+
 async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) -> Duration {
     let began = tokio::time::Instant::now();
     while !look().await {
@@ -188,15 +203,11 @@ async fn the_right_ones_come_in_and_no_others() {
             Box::new(|| metrics().header("authorization", "Digest x")),
         ),
     ];
+    let mut failures = 0;
     for (what, request) in &wrong {
         let answer = patiently(request).await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "wrong {what}");
-        let slowed = request().send().await.unwrap();
-        assert_eq!(
-            slowed.status(),
-            StatusCode::TOO_MANY_REQUESTS,
-            "{what} again"
-        );
+        failures += 1 + wrong_until_slowed(what, request).await;
         // Who was right lately is not slowed by the guesses beside him.
         assert_eq!(
             right().send().await.unwrap().status(),
@@ -223,7 +234,7 @@ async fn the_right_ones_come_in_and_no_others() {
     let page = right().send().await.unwrap().text().await.unwrap();
     assert_eq!(
         value(&page, "snowpit_auth_failures_total{listener=\"server\"}"),
-        4.0
+        f64::from(failures)
     );
     let slowed = "snowpit_http_requests_refused_total{listener=\"server\",reason=\"slowed\"}";
     assert!(value(&page, slowed) >= 4.0);

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::places::{Place, Places};
+use super::sending::Sending;
 use super::stalled::Impatient;
 use super::visitor::Visitor;
 use super::{Door, Origin, Refusal};
@@ -199,7 +200,7 @@ impl Host {
             place: &place,
             origin,
         };
-        let socket = TokioIo::new(socket);
+        let socket = TokioIo::new(Sending::new(socket, place.unsent()));
         let ended = match self.rules.protocol {
             Protocol::Http => {
                 let connection = watcher.watch(self.http1.serve_connection(socket, visitor));
@@ -259,14 +260,14 @@ impl Host {
     ) -> Option<T> {
         let mut connection = std::pin::pin!(connection);
         let mut first_head = std::pin::pin!(sleep(self.rules.first_head));
-        let mut known = false;
+        let mut asked = false;
         loop {
             tokio::select! {
                 () = place.displaced() => return None,
                 ended = &mut connection => return Some(ended),
-                () = &mut first_head, if !known => {
-                    known = place.is_known();
-                    if !known {
+                () = &mut first_head, if !asked => {
+                    asked = place.is_asked();
+                    if !asked {
                         self.refused(Refusal::SlowHead, origin);
                         return None;
                     }
@@ -291,3 +292,6 @@ impl Drop for Open<'_> {
         self.0.tally.went(self.0.listener);
     }
 }
+
+#[cfg(test)]
+mod tests;

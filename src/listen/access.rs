@@ -212,11 +212,21 @@ impl Current {
     }
 }
 
+impl Current {
+    /// The next one. The same credentials stay, with who was right lately.
+    fn followed_by(&self, mut next: Self) -> Self {
+        if self.credentials.are_those(&next.credentials) {
+            next.credentials = Arc::clone(&self.credentials);
+        }
+        next
+    }
+}
+
 /// Who may come in at a section's listeners.
 pub struct Access {
     section: &'static str,
     state: RwLock<State>,
-    login: Login,
+    pub(super) login: Login,
 }
 
 impl fmt::Debug for Access {
@@ -267,8 +277,11 @@ impl Access {
     /// Takes what the other has been opened with; who guessed wrong is still
     /// remembered.
     pub(super) fn replace(&self, other: Self) {
-        let state = other.state.into_inner();
-        *self.write() = state.unwrap_or_else(PoisonError::into_inner);
+        let other = other.state.into_inner();
+        let other = other.unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.write();
+        let current = state.current.followed_by(other.current);
+        *state = State { current, ..other };
     }
 
     /// Takes up what has changed in the files.
@@ -291,7 +304,7 @@ impl Access {
         let section = self.section;
         match made {
             Ok(current) => {
-                state.current = current;
+                state.current = state.current.followed_by(current);
                 tracing::info!(section, "changed certificates or tokens are taken up");
             }
             Err(problems) => {
@@ -310,8 +323,12 @@ impl Access {
         headers: &HeaderMap,
         origin: Option<Origin>,
     ) -> Result<(), Denied> {
-        let credentials = Arc::clone(&self.read().current.credentials);
+        let credentials = self.credentials();
         self.login.admit(&credentials, headers, origin).await
+    }
+
+    pub(super) fn credentials(&self) -> Arc<Credentials> {
+        Arc::clone(&self.read().current.credentials)
     }
 
     pub(super) fn tls(&self) -> Option<Arc<Tls>> {

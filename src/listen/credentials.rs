@@ -92,10 +92,10 @@ impl fmt::Debug for PasswordHash {
 pub(super) struct Credentials {
     users: BTreeMap<String, PasswordHash>,
     token: Option<String>,
-    /// Costs what the costliest user does.
-    decoy: Option<PasswordHash>,
-    /// Those that were right a moment ago. It goes with them, so that a password
-    /// that was taken away is not right any more.
+    /// One of each cost from the cheapest user's to the costliest's.
+    decoys: Vec<PasswordHash>,
+    /// Those that were right lately. It goes with them, so that a password that
+    /// was taken away is not right any more.
     pub(super) recent: Recent,
 }
 
@@ -112,15 +112,10 @@ impl Credentials {
             let bytes = files.bytes("bearer_token_file", path)?;
             token(bytes).map_err(problem)
         });
-        let cost = config.users.values().map(PasswordHash::cost).max();
-        let decoy = cost.map(|cost| PasswordHash {
-            text: format!("$2b${cost:02}${DECOY}"),
-            cost,
-        });
         Ok(Self {
             users: config.users.clone(),
             token: token.transpose()?,
-            decoy,
+            decoys: decoys(&config.users),
             recent: Recent::default(),
         })
     }
@@ -138,8 +133,13 @@ impl Credentials {
         self.token.is_some()
     }
 
-    /// Whether these are right. Takes tens of milliseconds for a password, for a
-    /// user who is not there as well.
+    /// Whether both are the same.
+    pub(super) fn are_those(&self, other: &Self) -> bool {
+        self.users == other.users && self.token == other.token
+    }
+
+    /// Whether these are right. Takes tens of milliseconds for a password; a
+    /// wrong one takes as long for every user as for one who is not there.
     pub(super) fn are(&self, given: &Given) -> bool {
         match given {
             Given::Token(given) => self
@@ -147,12 +147,41 @@ impl Credentials {
                 .as_ref()
                 .is_some_and(|token| token.as_bytes().ct_eq(given.as_bytes()).into()),
             Given::Password { user, password } => {
-                let user = self.users.get(user);
-                let hash = user.or(self.decoy.as_ref());
-                hash.is_some_and(|hash| hash.verify(password.as_bytes())) && user.is_some()
+                let hash = self.users.get(user);
+                if hash.is_some_and(|hash| hash.verify(password.as_bytes())) {
+                    return true;
+                }
+                for decoy in self.rest(hash) {
+                    std::hint::black_box(decoy.verify(password.as_bytes()));
+                }
+                false
             }
         }
     }
+
+    /// What a wrong password is held against beside this hash. Each cost is
+    /// twice the work of the one before, so the decoys from the hash's own cost
+    /// up to the highest but one, with the hash, are the work of the highest.
+    fn rest(&self, hash: Option<&PasswordHash>) -> impl Iterator<Item = &PasswordHash> {
+        let highest = self.decoys.last().map_or(0, PasswordHash::cost);
+        let own = hash.map(PasswordHash::cost);
+        self.decoys.iter().filter(move |decoy| match own {
+            Some(own) => (own..highest).contains(&decoy.cost),
+            None => decoy.cost == highest,
+        })
+    }
+}
+
+fn decoys(users: &BTreeMap<String, PasswordHash>) -> Vec<PasswordHash> {
+    let costs = || users.values().map(PasswordHash::cost);
+    let (Some(lowest), Some(highest)) = (costs().min(), costs().max()) else {
+        return Vec::new();
+    };
+    let decoy = |cost| PasswordHash {
+        text: format!("$2b${cost:02}${DECOY}"),
+        cost,
+    };
+    (lowest..=highest).map(decoy).collect()
 }
 
 /// One line, as a header can carry it.
@@ -233,13 +262,14 @@ mod tests {
         let hash = |password: &str| {
             PasswordHash::parse(&bcrypt::hash(password, LOWEST_COST).unwrap()).unwrap()
         };
+        let users = users
+            .iter()
+            .map(|(user, password)| ((*user).to_owned(), hash(password)))
+            .collect();
         Credentials {
-            users: users
-                .iter()
-                .map(|(user, password)| ((*user).to_owned(), hash(password)))
-                .collect(),
+            decoys: decoys(&users),
+            users,
             token: Some("correct-horse".to_owned()),
-            decoy: PasswordHash::parse(&format!("$2b$04${DECOY}")).ok(),
             recent: Recent::default(),
         }
     }
@@ -258,7 +288,6 @@ mod tests {
     #[test]
     fn the_right_ones_are_right_and_no_others() {
         let known = users(&[("prometheus", "hunter:2"), ("ops", "ünter")]);
-        assert!(known.decoy.is_some(), "the decoy is a hash");
         assert!(known.are(&basic("prometheus:hunter:2")));
         assert!(known.are(&basic("ops:ünter")));
         assert!(known.are(&read("bearer correct-horse").unwrap().unwrap()));
@@ -274,6 +303,30 @@ mod tests {
         for wrong in ["correct-hors", "correct-horse2", "", ":correct-horse"] {
             let given = Given::Token(wrong.to_owned());
             assert!(!known.are(&given), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_is_the_same_work_for_everybody() {
+        let mut known = users(&[("prometheus", "hunter:2")]);
+        for cost in [6, 9] {
+            let hash = PasswordHash::parse(&format!("$2b${cost:02}${DECOY}")).unwrap();
+            known.users.insert(format!("user {cost}"), hash);
+        }
+        known.decoys = decoys(&known.users);
+        for decoy in &known.decoys {
+            let parsed = PasswordHash::parse(&decoy.text);
+            assert_eq!(parsed.as_ref(), Ok(decoy), "a decoy is a hash");
+        }
+        for name in ["prometheus", "user 6", "user 9", "nobody"] {
+            let hash = known.users.get(name);
+            let all = hash.into_iter().chain(known.rest(hash));
+            let work: u32 = all.map(|hash| 1 << hash.cost).sum();
+            assert_eq!(work, 1 << 9, "{name}");
+        }
+        assert!(known.are(&basic("prometheus:hunter:2")));
+        for wrong in ["prometheus:hunter", "nobody:hunter:2"] {
+            assert!(!known.are(&basic(wrong)), "{wrong}");
         }
     }
 

@@ -1,10 +1,11 @@
 //! Who is let in: HTTP Basic and Bearer authentication.
 //!
 //! A password costs tens of milliseconds of a core to check, so at most two are
-//! checked at a time, one for each origin, off the threads that serve; who was
-//! right a moment ago is not checked again. Invariant: a wrong guess never keeps
-//! out somebody who is right at another address; it costs him at most the wait
-//! for the checks before his.
+//! checked at a time, one for each origin, off the threads that serve. Neither a
+//! token nor what was right lately, from wherever it came, is checked like that.
+//! Invariant: a wrong guess never keeps out a token, or a user who was right
+//! lately, at another address. A user's first login waits for the checks before
+//! it, and is told to come again when they take too long.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
@@ -83,6 +84,16 @@ impl Denied {
     }
 }
 
+/// How credentials are known again.
+#[derive(Debug, Clone, Copy)]
+struct Marks {
+    /// From the same origin.
+    here: Mark,
+    /// From any. It is believed only where a guess may be made, so that it does
+    /// not help who guesses: one try is one try.
+    anywhere: Mark,
+}
+
 /// What is remembered of those who came.
 #[derive(Debug)]
 pub(super) struct Login {
@@ -130,11 +141,14 @@ impl Login {
             return Err(Denied::Wrong(scheme));
         };
         let given = given.ok_or(Denied::Missing(scheme))?;
-        let mark = self.mark(origin, &given);
-        if self.is_known(credentials, origin, &mark)? {
+        let marks = self.marks(origin, &given);
+        if self.is_known(credentials, origin, marks, Instant::now())? {
             return Ok(());
         }
-        let check = self.check(credentials, given, mark, origin, scheme);
+        if let Given::Token(_) = given {
+            return self.compare(credentials, &given, marks, origin, scheme);
+        }
+        let check = self.check(credentials, given, marks, origin, scheme);
         tokio::time::timeout(PATIENCE, check)
             .await
             .unwrap_or(Err(Denied::Busy))
@@ -145,18 +159,23 @@ impl Login {
         &self,
         credentials: &Credentials,
         origin: Origin,
-        mark: &Mark,
+        marks: Marks,
+        now: Instant,
     ) -> Result<bool, Denied> {
-        let now = Instant::now();
+        let recent = &credentials.recent;
         let leave = self.brakes(|brakes| brakes.leave(origin, now));
-        match leave {
-            Leave::Try => Ok(credentials.recent.has(mark, now)),
-            Leave::Known(_) if credentials.recent.has(mark, now) => Ok(true),
+        let known = match leave {
+            Leave::Try => recent.has(&marks.anywhere, now),
+            Leave::Known(_) if recent.has(&marks.here, now) => true,
             Leave::Known(wait) | Leave::Wait(wait) => {
                 self.brakes(|brakes| brakes.early(origin));
-                Err(Denied::Slowed(wait))
+                return Err(Denied::Slowed(wait));
             }
+        };
+        if known {
+            recent.add(&[marks.here, marks.anywhere], now);
         }
+        Ok(known)
     }
 
     fn may_try(&self, origin: Origin) -> Result<(), Denied> {
@@ -169,18 +188,46 @@ impl Login {
         })
     }
 
+    /// A token costs nothing to look at, so it waits for nobody. Under one lock:
+    /// of many that come at one time, one is looked at.
+    fn compare(
+        &self,
+        credentials: &Credentials,
+        given: &Given,
+        marks: Marks,
+        origin: Origin,
+        scheme: Scheme,
+    ) -> Result<(), Denied> {
+        let now = Instant::now();
+        self.brakes(|brakes| match brakes.leave(origin, now) {
+            Leave::Try if credentials.are(given) => {
+                let marks = [marks.here, marks.anywhere];
+                credentials.recent.add(&marks, now);
+                Ok(())
+            }
+            Leave::Try => {
+                brakes.wrong(origin, now);
+                Err(Denied::Wrong(scheme))
+            }
+            Leave::Known(wait) | Leave::Wait(wait) => {
+                brakes.early(origin);
+                Err(Denied::Slowed(wait))
+            }
+        })
+    }
+
     async fn check(
         &self,
         credentials: &Arc<Credentials>,
         given: Given,
-        mark: Mark,
+        marks: Marks,
         origin: Origin,
         scheme: Scheme,
     ) -> Result<(), Denied> {
         let queue = self.hasher.hash_one(origin) as usize % QUEUES;
         let turn = Arc::clone(&self.queues[queue]).lock_owned().await;
         // Who was before us may have been wrong, or have brought the same.
-        if self.is_known(credentials, origin, &mark)? {
+        if self.is_known(credentials, origin, marks, Instant::now())? {
             return Ok(());
         }
         let permit = Arc::clone(&self.checks).acquire_owned().await;
@@ -191,7 +238,8 @@ impl Login {
         let checked = tokio::task::spawn_blocking(move || {
             let right = known.are(&given);
             if right {
-                known.recent.add(mark, Instant::now());
+                let marks = [marks.here, marks.anywhere];
+                known.recent.add(&marks, Instant::now());
             } else {
                 lock(&brakes).wrong(origin, Instant::now());
             }
@@ -204,9 +252,17 @@ impl Login {
         }
     }
 
-    fn mark(&self, origin: Origin, given: &Given) -> Mark {
+    fn marks(&self, origin: Origin, given: &Given) -> Marks {
+        Marks {
+            here: self.mark(Some(origin), given),
+            anywhere: self.mark(None, given),
+        }
+    }
+
+    fn mark(&self, origin: Option<Origin>, given: &Given) -> Mark {
         let mut context = hmac::Context::with_key(&self.key);
-        context.update(&origin.bytes());
+        context.update(&[u8::from(origin.is_some())]);
+        context.update(&origin.map(|origin| origin.bytes()).unwrap_or_default());
         for part in given.parts() {
             context.update(part);
         }

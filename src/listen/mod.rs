@@ -23,6 +23,7 @@ mod login;
 mod origin;
 mod places;
 mod recent;
+mod sending;
 mod stalled;
 mod tally;
 mod visitor;
@@ -37,6 +38,7 @@ pub use origin::Origin;
 pub use tally::{Listener, Refusal, Tally, Turned};
 
 use certificates::Tls;
+use places::Guest;
 use tokio_util::sync::CancellationToken;
 
 use crate::sample::UnixSeconds;
@@ -206,18 +208,24 @@ impl Door {
         self.access.health_is_open()
     }
 
-    /// Whether a request with these headers may come in. `origin` is where it
-    /// comes from.
+    /// Whether a request with these headers may come in. Its extensions say, at
+    /// our own listeners, where it comes from.
     ///
     /// # Errors
     /// Why it may not; counted.
     pub async fn admit(
         &self,
         headers: &axum::http::HeaderMap,
-        origin: Option<Origin>,
+        extensions: &axum::http::Extensions,
     ) -> Result<(), Denied> {
+        let origin = extensions.get::<Origin>().copied();
         let denied = match self.access.admit(headers, origin).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if let Some(guest) = extensions.get::<Guest>() {
+                    guest.is_let_in();
+                }
+                return Ok(());
+            }
             Err(denied) => denied,
         };
         match &denied {

@@ -3,13 +3,15 @@
 //! Places are bounded in all, and for each origin, so that one client cannot
 //! take them all. When there is none left, a new connection does not wait behind
 //! those that are silent: one without a request gives way to it. Among these
-//! goes first who never had a request, then whose origin has most places, then
-//! who has been without one for longest. So a flood of silent connections
-//! displaces itself, and an honest client, which sends its head at once, is in
-//! nobody's way for more than a moment. Who is being answered keeps the place;
-//! when all are, the new one is refused.
+//! goes first from whom nothing was let in, then whose origin has most places,
+//! then who has been without a request for longest. So a flood of silent
+//! connections displaces itself, and an honest client, which sends its head at
+//! once, is in nobody's way for more than a moment. Who is being answered keeps
+//! the place, and whoever was let in keeps it until the answer was handed to the
+//! kernel; when all are at that, the new one is refused.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -40,8 +42,13 @@ struct Holder {
     /// Requests that are being answered.
     visits: usize,
     /// Had a request.
+    asked: bool,
+    /// Had one that was let in. It costs nothing to be turned away, so that
+    /// earns no rank.
     known: bool,
-    /// Without a request since.
+    /// An answer is made and not all of it sent.
+    unsent: Arc<AtomicBool>,
+    /// Without a request since; who was never let in, since it came.
     since: Instant,
     displaced: CancellationToken,
 }
@@ -51,7 +58,15 @@ struct Holder {
 pub(super) struct Place {
     places: Places,
     number: u64,
+    unsent: Arc<AtomicBool>,
     displaced: CancellationToken,
+}
+
+/// A connection, for those who decide whether a request of it is let in.
+#[derive(Debug, Clone)]
+pub(super) struct Guest {
+    places: Places,
+    number: u64,
 }
 
 /// A request that is being answered; over when dropped.
@@ -87,10 +102,13 @@ impl Places {
         let number = taken.next;
         taken.next += 1;
         let displaced = CancellationToken::new();
+        let unsent = Arc::<AtomicBool>::default();
         let holder = Holder {
             origin,
             visits: 0,
+            asked: false,
             known: false,
+            unsent: Arc::clone(&unsent),
             since: Instant::now(),
             displaced: displaced.clone(),
         };
@@ -98,6 +116,7 @@ impl Places {
         let place = Place {
             places: self.clone(),
             number,
+            unsent,
             displaced,
         };
         Ok((place, gone))
@@ -123,7 +142,7 @@ impl Taken {
         let silent = self
             .places
             .iter()
-            .filter(|(_, holder)| holder.visits == 0 && among(holder));
+            .filter(|(_, holder)| !holder.is_answered() && among(holder));
         let (number, _) = silent.min_by_key(|(_, holder)| {
             let crowd = crowds.get(&holder.origin).copied().unwrap_or(0);
             (holder.known, std::cmp::Reverse(crowd), holder.since)
@@ -135,12 +154,28 @@ impl Taken {
     }
 }
 
+impl Holder {
+    /// Who was not let in could stretch a short answer as long as it likes.
+    fn is_answered(&self) -> bool {
+        self.visits > 0 || self.known && self.unsent.load(Ordering::Acquire)
+    }
+}
+
+impl Guest {
+    /// A request was let in.
+    pub(super) fn is_let_in(&self) {
+        if let Some(holder) = self.places.lock().places.get_mut(&self.number) {
+            holder.known = true;
+        }
+    }
+}
+
 impl Place {
     /// A request has come.
     pub(super) fn visit(&self) -> Visit {
         if let Some(holder) = self.places.lock().places.get_mut(&self.number) {
             holder.visits += 1;
-            holder.known = true;
+            holder.asked = true;
         }
         Visit {
             places: self.places.clone(),
@@ -148,10 +183,23 @@ impl Place {
         }
     }
 
+    /// To be told when a request of it is let in.
+    pub(super) fn guest(&self) -> Guest {
+        Guest {
+            places: self.places.clone(),
+            number: self.number,
+        }
+    }
+
     /// Whether a request ever came.
-    pub(super) fn is_known(&self) -> bool {
+    pub(super) fn is_asked(&self) -> bool {
         let taken = self.places.lock();
-        taken.places.get(&self.number).is_some_and(|one| one.known)
+        taken.places.get(&self.number).is_some_and(|one| one.asked)
+    }
+
+    /// To be cleared when all that was to be sent is sent.
+    pub(super) fn unsent(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.unsent)
     }
 
     /// Ends when the place was given to another.
@@ -170,7 +218,10 @@ impl Drop for Visit {
     fn drop(&mut self) {
         if let Some(holder) = self.places.lock().places.get_mut(&self.number) {
             holder.visits -= 1;
-            holder.since = Instant::now();
+            holder.unsent.store(true, Ordering::Release);
+            if holder.known {
+                holder.since = Instant::now();
+            }
         }
     }
 }
@@ -189,6 +240,18 @@ mod tests {
         place.displaced.is_cancelled()
     }
 
+    /// A request that is let in.
+    fn visit(place: &Place) -> Visit {
+        place.guest().is_let_in();
+        place.visit()
+    }
+
+    /// Its answer is sent as well.
+    fn answer(place: &Place) {
+        drop(visit(place));
+        place.unsent().store(false, Ordering::Release);
+    }
+
     /// So that no two things happen at one time.
     fn later() {
         std::thread::sleep(Duration::from_millis(2));
@@ -198,26 +261,28 @@ mod tests {
     fn the_silent_give_way_and_who_is_answered_stays() {
         let places = Places::new(3, 3);
         let (working, _) = places.take(origin(1)).unwrap();
-        let visit = working.visit();
+        let at_work = visit(&working);
         later();
         let (idle, _) = places.take(origin(2)).unwrap();
-        drop(idle.visit());
+        answer(&idle);
         later();
         let (silent, _) = places.take(origin(3)).unwrap();
         let (new, displaced) = places.take(origin(4)).unwrap();
         assert_eq!(displaced, Some(origin(3)));
         assert!(gone(&silent) && !gone(&idle) && !gone(&working));
         drop(silent);
-        let busy = new.visit();
+        let busy = visit(&new);
         let (third, displaced) = places.take(origin(5)).unwrap();
         assert_eq!(
             displaced,
             Some(origin(2)),
             "the idle one, for want of another"
         );
-        let third_busy = third.visit();
+        let third_busy = visit(&third);
         assert_eq!(places.take(origin(6)).unwrap_err(), Refusal::Full);
-        drop(visit);
+        drop(at_work);
+        assert_eq!(places.take(origin(6)).unwrap_err(), Refusal::Full);
+        working.unsent().store(false, Ordering::Release);
         let (_last, displaced) = places.take(origin(6)).unwrap();
         assert_eq!(displaced, Some(origin(1)));
         drop((busy, third_busy));
@@ -244,11 +309,29 @@ mod tests {
         let (_new, displaced) = places.take(origin(4)).unwrap();
         assert_eq!(displaced, Some(origin(1)));
         assert!(!gone(&alone) && !gone(&other) && gone(&crowd[0]));
-        let visits: Vec<_> = crowd.iter().map(Place::visit).collect();
+        let visits: Vec<_> = crowd.iter().map(visit).collect();
         crowd.push(places.take(origin(1)).unwrap().0);
-        let last = crowd[4].visit();
+        let last = visit(&crowd[4]);
         assert_eq!(places.take(origin(1)).unwrap_err(), Refusal::Address);
         drop((visits, last));
+    }
+
+    #[test]
+    fn who_was_only_turned_away_ranks_with_the_silent() {
+        let places = Places::new(3, 3);
+        let (let_in, _) = places.take(origin(1)).unwrap();
+        answer(&let_in);
+        later();
+        let (turned_away, _) = places.take(origin(2)).unwrap();
+        later();
+        let (newcomer, _) = places.take(origin(3)).unwrap();
+        later();
+        // It asks again and again, and lets nobody have its answers.
+        drop(turned_away.visit());
+        assert!(turned_away.is_asked() && !newcomer.is_asked());
+        let (_new, displaced) = places.take(origin(4)).unwrap();
+        assert_eq!(displaced, Some(origin(2)));
+        assert!(gone(&turned_away) && !gone(&newcomer) && !gone(&let_in));
     }
 
     #[test]

@@ -1,8 +1,10 @@
-//! Credentials that were right a moment ago, so that a scraper which comes every
-//! few seconds does not cost a core its milliseconds each time.
+//! Credentials that were right lately, so that a scraper which comes every few
+//! seconds does not cost a core its milliseconds each time, and is not kept out
+//! by those who guess beside it.
 //!
-//! Only keyed hashes are kept, of the credentials with where they came from: who
-//! guesses elsewhere learns nothing from them.
+//! Only keyed hashes are kept. They live as long as the credentials that they
+//! were held against, which never change: what was right stays right for as
+//! long as it is used.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,13 +15,15 @@ use tokio::time::Instant;
 /// A keyed hash.
 pub(super) type Mark = [u8; 32];
 
-/// How long they are believed. A password is then checked again.
-const BELIEVED_FOR: Duration = Duration::from_secs(300);
+/// How long they are known without being used: who asks once a day has to have
+/// his password checked again, anybody more often not.
+const UNUSED_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// More than any crowd of scrapers and people; beyond it the oldest goes.
+/// More than any crowd of scrapers and people; beyond it goes who was not here
+/// for longest.
 const MAX: usize = 1024;
 
-/// They live as long as the credentials that they were held against.
+/// When each was used last.
 #[derive(Debug, Default)]
 pub(super) struct Recent(Mutex<HashMap<Mark, Instant>>);
 
@@ -27,20 +31,21 @@ impl Recent {
     pub(super) fn has(&self, mark: &Mark, now: Instant) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = known.get(mark);
-        at.is_some_and(|at| now - *at < BELIEVED_FOR)
+        at.is_some_and(|at| now - *at < UNUSED_FOR)
     }
 
-    pub(super) fn add(&self, mark: Mark, now: Instant) {
+    /// They were right, or were used again.
+    pub(super) fn add(&self, marks: &[Mark], now: Instant) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX && !known.contains_key(&mark) {
-            known.retain(|_, at| now - *at < BELIEVED_FOR);
-            let oldest = known.iter().min_by_key(|(_, at)| **at);
-            let oldest = oldest.map(|(mark, _)| *mark);
-            if let Some(oldest) = oldest.filter(|_| known.len() >= MAX) {
-                known.remove(&oldest);
+        for mark in marks {
+            if known.len() >= MAX && !known.contains_key(mark) {
+                let oldest = known.iter().min_by_key(|(_, at)| **at);
+                if let Some(oldest) = oldest.map(|(mark, _)| *mark) {
+                    known.remove(&oldest);
+                }
             }
+            known.insert(*mark, now);
         }
-        known.insert(mark, now);
     }
 }
 
@@ -55,16 +60,21 @@ mod tests {
     }
 
     #[test]
-    fn they_are_few_and_forgotten() {
+    fn they_are_few_and_forgotten_when_unused() {
         let recent = Recent::default();
         let mut now = Instant::now();
         for number in 0..MAX + 10 {
-            recent.add(mark(number), now);
+            recent.add(&[mark(number)], now);
             now += Duration::from_micros(1);
         }
         assert_eq!(recent.0.lock().unwrap().len(), MAX);
         assert!(!recent.has(&mark(9), now) && recent.has(&mark(10), now));
-        now += BELIEVED_FOR;
+        recent.add(&[mark(10)], now);
+        now += Duration::from_micros(1);
+        recent.add(&[mark(MAX + 10)], now);
+        assert!(recent.has(&mark(10), now), "it was used");
+        assert!(!recent.has(&mark(11), now));
+        now += UNUSED_FOR;
         assert!(!recent.has(&mark(MAX), now));
     }
 }

@@ -1,5 +1,5 @@
 //! One connection as a service: says whose request it is, and that it is being
-//! answered until the last byte of the answer was taken.
+//! answered until the last of the answer was made and all of it was sent.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use hyper_util::service::TowerToHyperService;
 use super::Origin;
 use super::places::{Place, Visit};
 
-/// What a connection is served by. Requests find its [`Origin`] among their
-/// extensions.
+/// What a connection is served by. Requests find its [`Origin`] and its
+/// [`Guest`](super::places::Guest) among their extensions.
 #[derive(Debug)]
 pub(super) struct Visitor<'a> {
     pub(super) router: TowerToHyperService<Router>,
@@ -33,6 +33,7 @@ impl Service<Request<Incoming>> for Visitor<'_> {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let visit = self.place.visit();
         request.extensions_mut().insert(self.origin);
+        request.extensions_mut().insert(self.place.guest());
         let answer = self.router.call(request);
         Box::pin(async move {
             let answer = answer.await?;

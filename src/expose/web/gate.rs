@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::WebState;
 use super::error::ApiError;
-use crate::listen::{Listener, Origin, Turned};
+use crate::listen::{Listener, Turned};
 
 /// What is told to everybody unless `open_health` is off: whether snowpit is
 /// alive, and nothing of what it watches.
@@ -50,8 +50,7 @@ pub(super) async fn admit(
     if door.health_is_open() && HEALTH.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let origin = request.extensions().get::<Origin>().copied();
-    match door.admit(request.headers(), origin).await {
+    match door.admit(request.headers(), request.extensions()).await {
         Ok(()) => next.run(request).await,
         Err(denied) => {
             let error = ApiError::new(denied.status(), denied.to_string());

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::answer;
 use super::receiver::{Encoding, Signal};
 use super::worker::{BODY_LIMIT, Body, Failure, Intake, Place};
-use crate::listen::{Denied, Door, Origin};
+use crate::listen::{Denied, Door};
 
 /// How long a call may take, its message included. Exporters give up after ten
 /// seconds.
@@ -47,8 +47,8 @@ pub fn router(intake: Intake, door: Door) -> Router {
 
 /// Lets in who has the right user, password or token.
 async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let origin = request.extensions().get::<Origin>().copied();
-    let Err(denied) = door.admit(request.headers(), origin).await else {
+    let admitted = door.admit(request.headers(), request.extensions());
+    let Err(denied) = admitted.await else {
         return next.run(request).await;
     };
     let code = match denied {

@@ -20,7 +20,7 @@ use super::answer::{self, Status};
 use super::outcome::Outcome;
 use super::receiver::{Encoding, Signal};
 use super::worker::{self, BODY_LIMIT, Body, Failure, Intake};
-use crate::listen::{Door, Origin};
+use crate::listen::Door;
 
 /// How long a body may take to come. Exporters give up after ten seconds.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,8 +37,8 @@ pub fn router(intake: Intake, door: Door) -> Router {
 
 /// Lets in who has the right user, password or token.
 async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let origin = request.extensions().get::<Origin>().copied();
-    let Err(denied) = door.admit(request.headers(), origin).await else {
+    let admitted = door.admit(request.headers(), request.extensions());
+    let Err(denied) = admitted.await else {
         return next.run(request).await;
     };
     let encoding = encoding(request.headers()).unwrap_or(Encoding::Protobuf);
