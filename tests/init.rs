@@ -56,7 +56,8 @@ async fn a_new_user_gets_from_nothing_to_an_orphan() {
         assert!(text.contains(words), "{words}: {text}");
     }
     let mode = std::fs::metadata(&file).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    // The service runs as somebody else.
+    assert_eq!(mode & 0o777, 0o644);
     let only = std::fs::read_dir(here).unwrap().count();
     assert_eq!(only, 1, "nothing is left beside it");
 
@@ -136,8 +137,12 @@ async fn nothing_is_written_that_was_not_asked_for() {
     let output = snowpit(here, &["init", &dsn, "--output", "link.toml"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
 
+    let closed = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(&file, closed).unwrap();
     let output = snowpit(here, &["init", &dsn, "--force", "--probe"]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640, "it stays as closed as it was");
     let text = std::fs::read_to_string(&file).unwrap();
     assert!(
         text.contains("[[postgres]]") && text.contains("No PgBouncer was given"),

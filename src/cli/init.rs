@@ -7,7 +7,9 @@ mod found;
 mod text;
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,11 +18,16 @@ use anyhow::Context;
 use super::check::{self, Finding};
 use super::complain;
 use crate::config::{Config, Dsn, SINGLE_TARGET};
+use crate::engine::words::name;
 use found::{Found, Pooler, Server};
 use text::Findings;
 
 /// Longest name of a server or pooler, as the configuration has it.
 const NAME: usize = 40;
+
+/// The mode of a new file: no password is in it, and the user that the service
+/// runs as is another one than who writes it.
+const MODE: u32 = 0o644;
 
 /// Write a first configuration file by asking the servers.
 ///
@@ -47,7 +54,8 @@ pub struct Args {
     /// Overwrite the file when it is there
     #[arg(long)]
     force: bool,
-    /// Try PgBouncer's port 6432 at the addresses that sessions come from
+    /// Try PgBouncer's port 6432 at the addresses that sessions come from; no
+    /// password is sent there
     #[arg(long)]
     probe: bool,
 }
@@ -82,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if servers.is_empty() {
         let behind = poolers.iter().flat_map(|pooler| &pooler.behind);
         let behind: Vec<String> = behind
-            .map(|(host, port)| format!("{host}:{port}"))
+            .map(|(host, port)| format!("{}:{port}", name(host)))
             .collect();
         complain(format_args!(
             "snowpit: only PgBouncer answered; give the connection string of the PostgreSQL behind it, \
@@ -92,10 +100,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let mut suspects = found::suspects(&servers, &poolers, args.probe);
-    if args.probe
-        && let Some(login) = login(&servers, &poolers)
-    {
-        poolers.extend(found::probe(&mut suspects, &servers, &login).await);
+    if args.probe {
+        let more = found::probe(&mut suspects, &servers, &poolers).await;
+        poolers.extend(more);
     }
     call(&mut servers, &mut poolers);
     let mut found = Findings {
@@ -113,14 +120,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         .map_err(|errors| anyhow::anyhow!("what was made is no configuration: {errors}"))?;
     let (output, force) = (args.output.clone(), args.force);
     let written = tokio::task::spawn_blocking(move || write(&output, &text, force));
-    if let Err(error) = written.await? {
-        if error.kind() == ErrorKind::AlreadyExists {
+    let mode = match written.await? {
+        Ok(mode) => mode,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             complain(already_there(&args.output));
             return Ok(ExitCode::FAILURE);
         }
-        return Err(error).with_context(|| format!("{} cannot be written", args.output.display()));
-    }
-    super::print(&told(&args.output, &found, &report.findings))?;
+        Err(error) => {
+            let context = format!("{} cannot be written", args.output.display());
+            return Err(error).context(context);
+        }
+    };
+    super::print(&told(&args.output, mode, &found, &report.findings))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -157,13 +168,6 @@ async fn ask(all: &[String]) -> Option<(Vec<Server>, Vec<Pooler>)> {
     Some((servers, poolers))
 }
 
-/// As whom poolers are probed.
-fn login(servers: &[Server], poolers: &[Pooler]) -> Option<Dsn> {
-    let pooler = poolers.first().map(|pooler| &pooler.config.connection);
-    let server = servers.first().map(|server| &server.config.connection);
-    pooler.or(server).cloned()
-}
-
 /// Gives names, and each pooler the server that is behind it.
 fn call(servers: &mut [Server], poolers: &mut [Pooler]) {
     let mut taken = BTreeSet::new();
@@ -178,10 +182,7 @@ fn call(servers: &mut [Server], poolers: &mut [Pooler]) {
         pooler.config.name.clone_from(&pooler.name);
         let behind: Vec<&Server> = servers
             .iter()
-            .filter(|server| {
-                let mut places = pooler.behind.iter();
-                places.any(|place| found::is_same_place(place, &server.config.connection))
-            })
+            .filter(|server| found::is_behind(pooler, server))
             .collect();
         let target = std::mem::take(&mut pooler.config.target);
         // With one server it is that one; of several only one that is sure.
@@ -239,27 +240,31 @@ fn with_passwords(found: &Findings<'_>) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Whole or not at all, for its owner alone.
-fn write(path: &Path, text: &str, force: bool) -> std::io::Result<()> {
+/// Whole or not at all. What is overwritten keeps its mode, which is given back.
+fn write(path: &Path, text: &str, force: bool) -> std::io::Result<u32> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    // Such a file is made with mode 0600.
+    let old = std::fs::metadata(path).ok().filter(|_| force);
+    let mode = old.map_or(MODE, |old| old.permissions().mode() & 0o777);
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
+    let permissions = Permissions::from_mode(mode);
+    file.as_file().set_permissions(permissions)?;
     file.as_file().sync_all()?;
     if force {
         file.persist(path)?;
     } else {
         file.persist_noclobber(path)?;
     }
-    std::fs::File::open(directory)?.sync_all()
+    std::fs::File::open(directory)?.sync_all()?;
+    Ok(mode)
 }
 
 /// What was found, and how to go on.
-fn told(path: &Path, found: &Findings<'_>, lacks: &[Finding]) -> String {
-    let mut lines = vec![format!("{} is written, mode 0600.", path.display())];
+fn told(path: &Path, mode: u32, found: &Findings<'_>, lacks: &[Finding]) -> String {
+    let mut lines = vec![format!("{} is written, mode {mode:04o}.", path.display())];
     for server in found.servers {
         lines.push(format!(
             "  {}: PostgreSQL at {}",
@@ -271,10 +276,10 @@ fn told(path: &Path, found: &Findings<'_>, lacks: &[Finding]) -> String {
     }
     for pooler in found.poolers {
         let target = &pooler.config.target;
-        let target = if target.is_empty() {
-            "nobody knows which server"
-        } else {
-            target
+        let target = match (target.as_str(), found::is_sure(pooler, found.servers)) {
+            ("", _) => "nobody knows which server".to_owned(),
+            (target, true) => target.to_owned(),
+            (target, false) => format!("{target}: not sure, see the file"),
         };
         let at = &pooler.config.connection;
         lines.push(format!(

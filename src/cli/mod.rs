@@ -14,13 +14,15 @@ mod time;
 pub mod top;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use log_queue::LogQueue;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::expose::terminal::plain_line;
 
 /// Observability for PostgreSQL behind PgBouncer: which endpoint started this
 /// connection avalanche, and which advisory lock is held by nobody.
@@ -129,6 +131,7 @@ fn print(text: &str) -> io::Result<()> {
 /// Says something on stderr. When nobody can read it there is nobody to tell,
 /// which is no reason to panic as `eprintln!` does.
 pub fn complain(text: impl Display) {
+    let text = harmless(&text.to_string());
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -141,11 +144,21 @@ fn complain_behind(log: Option<&LogQueue>, text: impl Display) {
     }
 }
 
+/// Lines that a terminal only shows: they may quote what somebody else answered.
+fn harmless(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(plain_line).collect();
+    lines.join("\n")
+}
+
 /// Only the daemon logs behind a queue: whoever types a command reads its log in
 /// order with its results.
 fn start_logging(cli: &Cli) -> Option<LogQueue> {
     let usual = cli.command.usual_log();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    // Lines between those of a screen that is drawn would spoil it.
+    let spoils = matches!(cli.command, Command::Top(_)) && io::stderr().is_terminal();
+    let wished = EnvFilter::try_from_default_env().ok();
+    let wished = wished.filter(|_| !spoils);
+    let filter = wished.unwrap_or_else(|| EnvFilter::new(usual));
     let queue = match (&cli.command, cli.log_format) {
         (Command::Run(_), LogFormat::Text) => LogQueue::start(io::stderr(), dropped_in_text).ok(),
         (Command::Run(_), LogFormat::Json) => LogQueue::start(io::stderr(), dropped_in_json).ok(),
@@ -162,7 +175,7 @@ fn start_logging(cli: &Cli) -> Option<LogQueue> {
         .with_writer(writer);
     match cli.log_format {
         LogFormat::Text => {
-            let colour = io::IsTerminal::is_terminal(&io::stderr())
+            let colour = io::stderr().is_terminal()
                 && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
             log.with_ansi(colour).with_target(false).init();
         }
@@ -178,4 +191,20 @@ fn dropped_in_text(lines: u64) -> String {
 fn dropped_in_json(lines: u64) -> String {
     let fields = serde_json::json!({"message": DROPPED, "lines": lines});
     serde_json::json!({"level": "WARN", "fields": fields}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_complaint_cannot_steer_the_terminal() {
+        let said = harmless("snowpit: 400: \u{1b}]0;gone\u{7}\u{9b}2J\u{202e}x\n  see \"file\"");
+        assert!(
+            !said.contains(|c: char| c.is_control() && c != '\n'),
+            "{said:?}"
+        );
+        assert!(!said.contains('\u{202e}'), "{said:?}");
+        assert!(said.ends_with("\n  see \"file\""), "{said:?}");
+    }
 }

@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks at the screen.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A shell in a terminal.
+/// A shell in a terminal, in a directory of its own.
 pub struct Tmux {
     directory: tempfile::TempDir,
 }
@@ -29,9 +29,12 @@ impl Tmux {
         let directory = tempfile::tempdir().unwrap();
         let tmux = Self { directory };
         let (columns, rows) = (columns.to_string(), rows.to_string());
+        let place = tmux.directory.path().display().to_string();
         tmux.ask(&[
             "new-session",
             "-d",
+            "-c",
+            &place,
             "-x",
             &columns,
             "-y",

@@ -2,12 +2,14 @@
 //! PgBouncer, their databases, and the addresses that poolers may be at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
 use crate::config::{
-    Config, ConfigErrors, Dsn, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig,
+    ChannelBinding, Config, ConfigErrors, Dsn, PGBOUNCER_CONSOLE, PgbouncerConfig, PostgresConfig,
+    SslMode,
 };
 use crate::engine::correlate::sessions::OWN_APPLICATION;
 use crate::observe::pgbouncer::session::Session as Console;
@@ -189,7 +191,7 @@ async fn look_at(config: PgbouncerConfig, had_password: bool) -> Result<Pooler, 
         });
     let addresses = servers.iter().filter_map(|row| {
         let address = row.text("local_addr")?;
-        let is_address = address.parse::<std::net::IpAddr>().is_ok();
+        let is_address = address.parse::<IpAddr>().is_ok();
         is_address.then(|| address.to_owned())
     });
     Ok(Pooler {
@@ -201,13 +203,31 @@ async fn look_at(config: PgbouncerConfig, had_password: bool) -> Result<Pooler, 
     })
 }
 
-/// Whether both are names of one place. Nothing is asked of a name server: what
+/// Whether a database of the pooler is this server.
+pub(super) fn is_behind(pooler: &Pooler, server: &Server) -> bool {
+    let at = &pooler.config.connection;
+    let mut places = pooler.behind.iter();
+    places.any(|place| is_same_place(place, at, &server.config.connection))
+}
+
+/// Whether its target is known by its address, and not only supposed.
+pub(super) fn is_sure(pooler: &Pooler, servers: &[Server]) -> bool {
+    servers.iter().any(|server| is_behind(pooler, server))
+}
+
+/// Whether both are names of one place: what is local for the pooler is on the
+/// pooler's machine, whichever that is. Nothing is asked of a name server: what
 /// is not sure is left to a person.
-pub(super) fn is_same_place(behind: &(String, u16), server: &Dsn) -> bool {
-    let here =
-        |host: &str| matches!(host, "127.0.0.1" | "::1" | "localhost") || host.starts_with('/');
+fn is_same_place(behind: &(String, u16), pooler: &Dsn, server: &Dsn) -> bool {
     let (host, port) = behind;
-    *port == server.port && (*host == server.host || (here(host) && here(&server.host)))
+    let host = if is_local(host) { &pooler.host } else { host };
+    *port == server.port && (*host == server.host || (is_local(host) && is_local(&server.host)))
+}
+
+/// Whether a host is the machine that names it.
+fn is_local(host: &str) -> bool {
+    let is_loopback = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    host == "localhost" || host.starts_with('/') || is_loopback(host)
 }
 
 /// Addresses with sessions of several applications or users, or of very many;
@@ -248,33 +268,39 @@ pub(super) fn suspects(servers: &[Server], poolers: &[Pooler], all: bool) -> Vec
     found
 }
 
-/// Tries PgBouncer's usual port at each address, as the user `login` names. Those
-/// that let us in are poolers; of the others stays what they said.
+/// Tries PgBouncer's usual port at each address, without a password: who answers
+/// there is a stranger. Those that let us in are poolers; of the others stays what
+/// they said. A place is tried once, and none that was given.
 pub(super) async fn probe(
     suspects: &mut [Suspect],
     servers: &[Server],
-    login: &Dsn,
+    given: &[Pooler],
 ) -> Vec<Pooler> {
+    let user = given.first().map(|one| one.config.connection.user.as_str());
+    let user = user.unwrap_or(OWN_APPLICATION);
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, suspect) in suspects.iter_mut().enumerate() {
+        let host = host_of(suspect, servers);
+        if given.iter().any(|one| is_at(one, &host)) {
+            suspect.probe = Some("the PgBouncer below".to_owned());
+            continue;
+        }
+        if places.len() < PROBED || places.contains_key(&host) {
+            places.entry(host).or_default().push(at);
+        }
+    }
     let mut tries = JoinSet::new();
-    for (at, suspect) in suspects.iter().enumerate().take(PROBED) {
-        let loopback = suspect
-            .address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback());
-        let server = servers.iter().find(|server| server.name == suspect.server);
-        // What is local for the server is on the server's machine.
-        let host = match server {
-            Some(server) if loopback => server.config.connection.host.clone(),
-            _ => suspect.address.clone(),
+    for (host, of_it) in places {
+        let Some(connection) = stranger(servers, &host, user) else {
+            continue;
         };
-        let connection = Dsn {
-            host,
-            port: POOLER_PORT,
-            database: PGBOUNCER_CONSOLE.to_owned(),
-            connect_timeout: PROBE_TIMEOUT,
-            ..login.clone()
+        // An address that two servers see may be in front of either.
+        let mut targets: Vec<&String> = of_it.iter().map(|at| &suspects[*at].server).collect();
+        targets.dedup();
+        let target = match targets[..] {
+            [only] => only.clone(),
+            _ => String::new(),
         };
-        let target = suspect.server.clone();
         tries.spawn(async move {
             let config = PgbouncerConfig {
                 name: String::new(),
@@ -282,19 +308,97 @@ pub(super) async fn probe(
                 connection,
                 interval: crate::config::DEFAULT_INTERVAL,
             };
-            (at, look_at(config, false).await)
+            (of_it, look_at(config, false).await)
         });
     }
-    let mut found = Vec::new();
-    for (at, answer) in tries.join_all().await {
-        match answer {
-            Ok(mut pooler) => {
-                pooler.config.connection.connect_timeout = login.connect_timeout;
-                suspects[at].probe = Some("a PgBouncer lets us in: it is below".to_owned());
-                found.push(pooler);
+    let mut found: Vec<Pooler> = Vec::new();
+    for (of_it, answer) in tries.join_all().await {
+        let words = match answer {
+            Ok(pooler) if given.iter().chain(&found).any(|one| is_one(one, &pooler)) => {
+                "a PgBouncer that is below by another address".to_owned()
             }
-            Err(error) => suspects[at].probe = Some(error.message),
+            Ok(mut pooler) => {
+                pooler.config.connection.connect_timeout = crate::config::CONNECT_TIMEOUT;
+                found.push(pooler);
+                "a PgBouncer lets us in: it is below".to_owned()
+            }
+            Err(error) => refusal(error),
+        };
+        for at in of_it {
+            suspects[at].probe = Some(words.clone());
         }
     }
     found
 }
+
+/// Where a suspect is tried: what is local for the server is on its machine.
+fn host_of(suspect: &Suspect, servers: &[Server]) -> String {
+    let server = servers.iter().find(|server| server.name == suspect.server);
+    match server {
+        Some(server) if is_local(&suspect.address) => server.config.connection.host.clone(),
+        _ => suspect.address.clone(),
+    }
+}
+
+/// Whether a pooler that answered is at PgBouncer's usual port of this host.
+fn is_at(pooler: &Pooler, host: &str) -> bool {
+    let at = &pooler.config.connection;
+    at.port == POOLER_PORT && (at.host == host || (is_local(&at.host) && is_local(host)))
+}
+
+/// Whether both are one process: on one machine one of them has the port.
+fn is_one(known: &Pooler, other: &Pooler) -> bool {
+    let mut common = known.addresses.intersection(&other.addresses);
+    let on_one = common.any(|address| !is_local(address));
+    on_one && known.config.connection.port == other.config.connection.port
+}
+
+/// A login that gives nothing away: no password, and no certificate of ours.
+fn stranger(servers: &[Server], host: &str, user: &str) -> Option<Dsn> {
+    let settings = &servers.first()?.config.connection;
+    Some(Dsn {
+        host: host.to_owned(),
+        port: POOLER_PORT,
+        user: user.to_owned(),
+        password: None,
+        database: PGBOUNCER_CONSOLE.to_owned(),
+        ssl_mode: SslMode::Prefer,
+        ssl_root_cert: None,
+        client_certificate: None,
+        channel_binding: ChannelBinding::Prefer,
+        connect_timeout: PROBE_TIMEOUT,
+        ..settings.clone()
+    })
+}
+
+/// What it says of the one that does not let us in. PostgreSQL names the routine
+/// that refuses, PgBouncer never does; its words are few.
+fn refusal(error: PollError) -> String {
+    const WORDS: [&str; 5] = [
+        "no such user",
+        "not allowed",
+        "authentication failed",
+        "login rejected",
+        "auth failed",
+    ];
+    let source = error.source.as_ref();
+    let source = source.and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
+    let said = source.and_then(tokio_postgres::Error::as_db_error);
+    let is_pooler = said.is_some_and(|said| {
+        said.routine().is_none() && WORDS.iter().any(|words| said.message().contains(words))
+    });
+    if is_pooler {
+        return "a PgBouncer, which lets nobody in without a login: give its console to snowpit \
+                init as postgresql://USER@HOST:6432/pgbouncer"
+            .to_owned();
+    }
+    if error.reason == FailureReason::Auth {
+        return "it asks for a password, and none was sent: when it is a PgBouncer, give its \
+                console to snowpit init"
+            .to_owned();
+    }
+    error.message
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::found::{Pooler, Server, Suspect, is_same_place};
+use super::found::{Pooler, Server, Suspect, is_sure};
 use crate::cli::check::{Finding, Level};
 use crate::config::{ChannelBinding, Dsn, SslMode};
 use crate::engine::words;
@@ -235,10 +235,7 @@ fn pgbouncer(text: &mut String, pooler: &Pooler, found: &Findings<'_>) {
         name(&dsn.user)
     );
     lacks(text, &pooler.name, found);
-    let sure = found.servers.iter().any(|server| {
-        let mut places = pooler.behind.iter();
-        places.any(|place| is_same_place(place, &server.config.connection))
-    });
+    let sure = is_sure(pooler, found.servers);
     if !sure && !pooler.config.target.is_empty() {
         text.push_str(
             "# By this address it is not sure that it is in front of its target here: make sure, a\n\

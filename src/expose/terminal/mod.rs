@@ -31,6 +31,7 @@ use model::{Fact, Model, Outcome};
 use palette::Palette;
 use screen::{Happening, Screen};
 use text::safe;
+pub use text::safe as plain_line;
 use view::Shown;
 
 /// Answers that wait to be shown.

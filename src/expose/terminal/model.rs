@@ -25,6 +25,9 @@ const RECENT: usize = 900;
 /// What the small chart of a server begins with, seconds.
 const PAST: f64 = 900.0;
 
+/// From this age on the newest answer is not live, seconds. The page has the same.
+const SILENCE: f64 = 12.0;
+
 /// The longest filter.
 const FILTER: usize = 200;
 
@@ -120,7 +123,7 @@ pub struct Model {
     /// Who is asked, without a secret.
     pub(super) source: String,
     pub(super) place: Place,
-    pub(super) link: Link,
+    link: Link,
     /// The server's clock minus ours.
     skew: f64,
     heard_at: Option<UnixSeconds>,
@@ -134,6 +137,8 @@ pub struct Model {
     /// The view that it was opened in.
     opened_in: Place,
     pub(super) incident: Known<Incident>,
+    /// When it was answered, by our clock.
+    incident_at: UnixSeconds,
     pub(super) changes: Known<Changes>,
     charts: BTreeMap<Quantity, Series>,
     pub(super) chart_error: Option<String>,
@@ -170,6 +175,7 @@ impl Model {
             opened: None,
             opened_in: Place::Now,
             incident: Known::default(),
+            incident_at: 0.0,
             changes: Known::default(),
             charts: BTreeMap::new(),
             chart_error: None,
@@ -190,6 +196,26 @@ impl Model {
     /// The time at the server. While it is paused, that of the pause.
     pub(super) fn server_now(&self, now: UnixSeconds) -> UnixSeconds {
         self.paused.unwrap_or(now) + self.skew
+    }
+
+    /// Whether the daemon answers: silence is no life, whoever is to blame.
+    pub(super) fn link(&self, now: UnixSeconds) -> Link {
+        match (&self.link, self.heard_at) {
+            (Link::Live, Some(since)) if now - since > SILENCE => Link::Stale {
+                since,
+                why: format!("no answer for {SILENCE} s"),
+            },
+            (link, _) => link.clone(),
+        }
+    }
+
+    /// The time at the server up to which the incident is known: `now`, and once
+    /// it is refused that of the last answer.
+    pub(super) fn incident_time(&self, now: UnixSeconds) -> UnixSeconds {
+        match &self.incident.error {
+            Some(_) => now.min(self.incident_at + self.skew),
+            None => now,
+        }
     }
 
     /// Whether what is looked at has the words of the filter.
@@ -218,6 +244,7 @@ impl Model {
             Fact::Incident(answer) => {
                 if self.wanted_incident() == Some(&answer.id) {
                     self.incident.take(*answer);
+                    self.incident_at = now;
                 }
             }
             Fact::Changes(about, answer) => {

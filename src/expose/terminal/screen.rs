@@ -38,6 +38,10 @@ const MAX_KEYS: usize = 64;
 /// Panics of other threads that are told afterwards.
 const MAX_PANICS: usize = 10;
 
+/// Whether the alternate screen is on. A process has one terminal, and whoever
+/// panics must know as well.
+static ALTERNATE: AtomicBool = AtomicBool::new(false);
+
 /// What happened at the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happening {
@@ -157,8 +161,8 @@ impl Screen {
     /// # Errors
     /// When the terminal is gone.
     pub(super) fn write_aside(&mut self, lines: &[String]) -> io::Result<()> {
+        leave_alternate()?;
         let mut out = io::stdout().lock();
-        execute!(out, Show, LeaveAlternateScreen)?;
         for line in lines {
             // Keys are still read one by one: a line begins where it is told to.
             write!(out, "{line}\r\n")?;
@@ -204,12 +208,22 @@ impl Drop for Screen {
 
 fn enter() -> io::Result<()> {
     enable_raw_mode()?;
+    ALTERNATE.store(true, Ordering::SeqCst);
     execute!(io::stdout(), EnterAlternateScreen, Hide)
+}
+
+/// Once: a second time the cursor would go to where it was when the screen was
+/// taken, over what was written since.
+fn leave_alternate() -> io::Result<()> {
+    if ALTERNATE.swap(false, Ordering::SeqCst) {
+        execute!(io::stdout(), Show, LeaveAlternateScreen)?;
+    }
+    Ok(())
 }
 
 /// A terminal that is gone needs nothing put back.
 fn leave() {
-    let _ = execute!(io::stdout(), Show, LeaveAlternateScreen);
+    let _ = leave_alternate();
     let _ = disable_raw_mode();
 }
 

@@ -298,9 +298,39 @@ async fn silence_is_told_and_ends() {
     assert!(text.contains("orphaned advisory lock"), "{text}");
     seat.learn().await;
     assert!(seat.text().contains("● live"));
+    // Also when nobody says that it failed.
+    seat.at += 11.0;
+    assert!(seat.text().contains("● live"));
+    seat.at += 2.0;
+    let text = seat.text();
+    assert!(
+        text.contains("▲ stale") && text.contains("for 13 s"),
+        "{text}"
+    );
+    seat.learn().await;
     seat.press(Key::Letter('p'));
     assert!(seat.text().contains("paused"));
     assert!(seat.model.questions(seat.at).is_empty());
+}
+
+#[tokio::test]
+async fn an_incident_that_is_gone_does_not_look_live() {
+    let mut seat = Seat::recorded("avalanche", 76.0, LARGE);
+    seat.learn().await;
+    seat.go('2').await;
+    let known = seat.model.incident.data.clone().unwrap();
+    let age = format!("for {}", super::words::age(seat.at - known.onset_at));
+    assert!(known.resolved_at.is_none() && seat.text().contains(&age));
+    for slot in [Slot::Incident, Slot::Changes] {
+        let why = format!("there is no {slot:?}");
+        seat.model.take(Fact::Failed(slot, why), seat.at);
+    }
+    seat.at += 10.0;
+    let text = seat.text();
+    assert!(text.contains("there is no Incident"), "{text}");
+    assert!(text.contains("there is no Changes"), "{text}");
+    assert!(text.contains(&age), "{text}");
+    assert!(text.contains("What to do"), "{text}");
 }
 
 /// Everything that comes from outside is as bad as it can be.

@@ -49,7 +49,7 @@ pub(super) fn width(text: &str) -> usize {
 }
 
 /// All of it, on one line.
-pub(super) fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     let mut out = Writer::default();
     for c in text.chars() {
         out.put(c);

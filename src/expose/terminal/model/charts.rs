@@ -11,6 +11,10 @@ const POINTS: usize = 500;
 /// Between two points of the small chart of a server, seconds.
 const STEP: f64 = 5.0;
 
+/// Steps that a value stands for after its own: a series of the past has one each
+/// ten seconds, and its times are not those of our steps.
+const FILLED: usize = 2;
+
 impl Model {
     /// The times of the charts of the incident: each step from the first that
     /// has a value.
@@ -98,13 +102,21 @@ impl Model {
             let known: f64 = values[at].unwrap_or(0.0);
             values[at] = Some(known.max(*value));
         }
-        // A series of the past has a value each ten seconds.
-        for at in 1..steps {
-            if values[at].is_none() {
-                values[at] = values[at - 1];
-            }
-        }
+        fill(&mut values);
         (values, span)
+    }
+}
+
+/// Fills what is between values that are told less often than each step. A longer
+/// gap is one: nobody looked.
+fn fill(values: &mut [Option<f64>]) {
+    let mut last = None;
+    for (at, value) in values.iter_mut().enumerate() {
+        match (*value, last) {
+            (Some(known), _) => last = Some((at, known)),
+            (None, Some((of, known))) if at - of <= FILLED => *value = Some(known),
+            (None, _) => {}
+        }
     }
 }
 
@@ -124,4 +136,18 @@ fn at(line: &Line, times: &[f64]) -> Vec<Option<f64>> {
 /// Steps are whole milliseconds.
 fn whole(t: f64) -> i64 {
     (t * 1e3).round() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fill;
+
+    #[test]
+    fn a_gap_stays_one() {
+        let mut values = [None, Some(3.0), None, None, None, None, Some(1.0), None];
+        fill(&mut values);
+        let three = Some(3.0);
+        let one = Some(1.0);
+        assert_eq!(values, [None, three, three, three, None, None, one, one]);
+    }
 }

@@ -39,7 +39,7 @@ fn views(model: &Model, now: UnixSeconds, columns: usize) -> Line<'static> {
         };
         line.push_span(piece(words, style));
     }
-    let state = match (&model.paused, &model.link) {
+    let state = match (&model.paused, &model.link(now)) {
         (Some(_), _) => piece("‖ paused", palette.warning()),
         (None, Link::Waiting) => piece("○ connecting", palette.quiet()),
         (None, Link::Live) => piece("● live", palette.calm()),
@@ -59,7 +59,7 @@ fn views(model: &Model, now: UnixSeconds, columns: usize) -> Line<'static> {
 /// In a row, how all is; or that nobody knows.
 fn verdict(model: &Model, now: UnixSeconds, columns: usize) -> Line<'static> {
     let palette = model.palette;
-    if let Link::Stale { since, why } = &model.link
+    if let Link::Stale { since, why } = &model.link(now)
         && model.paused.is_none()
     {
         let words = if model.now.is_some() {
@@ -167,13 +167,15 @@ fn keys(model: &Model, below: usize, columns: usize) -> Line<'static> {
             Place::Incident => None,
         });
         // What is left out in a narrow terminal comes last.
-        words.extend(["? help", "q leave", "/ filter"]);
+        words.extend(["? help", "q leave"]);
         words.extend(match model.place {
-            Place::Incident => None,
-            Place::History => Some("s state"),
-            _ => Some("s order"),
+            Place::Incident => &[][..],
+            Place::History => &["/ filter", "s state"],
+            _ => &["/ filter", "s order"],
         });
-        words.extend(["p pause", "c copy"]);
+        words.push("p pause");
+        // A route has no command.
+        words.extend((model.place != Place::Routes).then_some("c copy"));
     }
     let more = if below > 0 {
         format!("↓ {below} more ")

@@ -34,6 +34,12 @@ pub(super) fn pages(model: &Model, now: f64, columns: [usize; 2]) -> [Page; 2] {
         words.text(0, &text, model.palette.quiet());
         return [words, course];
     };
+    let now = model.incident_time(now);
+    if let Some(error) = &model.incident.error {
+        let text = format!("As it was last known: {error}");
+        words.text(0, &text, model.palette.warning());
+        words.blank();
+    }
     head(&mut words, one, now);
     evidence(&mut words, one);
     charts(&mut course, model, one, now);
@@ -232,10 +238,16 @@ fn in_words(value: &Value) -> String {
 /// What was said when, the newest first.
 fn story(page: &mut Page, model: &Model, one: &Incident, now: f64) {
     let palette = page.palette;
+    if model.changes.data.is_none() && model.changes.error.is_none() {
+        return;
+    }
+    page.heading("What was said when");
+    if let Some(error) = &model.changes.error {
+        page.text(2, error, palette.warning());
+    }
     let Some(changes) = &model.changes.data else {
         return;
     };
-    page.heading("What was said when");
     if !changes.complete {
         let words = "Its first changes are not in memory any more.";
         page.text(2, words, palette.quiet());
