@@ -367,7 +367,6 @@ fn stranger(servers: &[Server], host: &str, user: &str) -> Option<Dsn> {
         client_certificate: None,
         channel_binding: ChannelBinding::Prefer,
         connect_timeout: PROBE_TIMEOUT,
-        ..settings.clone()
     })
 }
 
