@@ -188,7 +188,8 @@ async fn the_right_ones_come_in_and_no_others() {
     let bearer = metrics().bearer_auth("correct-horse").send().await.unwrap();
     assert_eq!(bearer.status(), StatusCode::OK);
 
-    let wrong: [(&str, Box<dyn Fn() -> reqwest::RequestBuilder + '_>); 4] = [
+    type Ask<'a> = Box<dyn Fn() -> reqwest::RequestBuilder + 'a>;
+    let wrong: [(&str, Ask<'_>); 4] = [
         (
             "password",
             Box::new(|| metrics().basic_auth("prometheus", Some("hunter3"))),

@@ -290,7 +290,7 @@ mod tests {
         let lost = || async { Err(PollError::new(FailureReason::Other, "no name")) };
         let never = |_| async { unreachable!("there is no address") };
         let first = logins.next(&dsn(), Expected::Postgres, lost(), never).await;
-        assert_eq!(first.map(|()| ()).unwrap_err().message, "no name");
+        assert_eq!(first.unwrap_err().message, "no name");
         let waiting = Arc::clone(&door);
         let begin = |_| async move {
             waiting.notified().await;

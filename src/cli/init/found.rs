@@ -291,9 +291,7 @@ pub(super) async fn probe(
     }
     let mut tries = JoinSet::new();
     for (host, of_it) in places {
-        let Some(connection) = stranger(servers, &host, user) else {
-            continue;
-        };
+        let connection = stranger(&host, user);
         // An address that two servers see may be in front of either.
         let mut targets: Vec<&String> = of_it.iter().map(|at| &suspects[*at].server).collect();
         targets.dedup();
@@ -354,9 +352,8 @@ fn is_one(known: &Pooler, other: &Pooler) -> bool {
 }
 
 /// A login that gives nothing away: no password, and no certificate of ours.
-fn stranger(servers: &[Server], host: &str, user: &str) -> Option<Dsn> {
-    let settings = &servers.first()?.config.connection;
-    Some(Dsn {
+fn stranger(host: &str, user: &str) -> Dsn {
+    Dsn {
         host: host.to_owned(),
         port: POOLER_PORT,
         user: user.to_owned(),
@@ -367,7 +364,7 @@ fn stranger(servers: &[Server], host: &str, user: &str) -> Option<Dsn> {
         client_certificate: None,
         channel_binding: ChannelBinding::Prefer,
         connect_timeout: PROBE_TIMEOUT,
-    })
+    }
 }
 
 /// What it says of the one that does not let us in. PostgreSQL names the routine

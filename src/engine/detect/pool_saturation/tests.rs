@@ -109,7 +109,7 @@ fn a_pause_is_told_although_no_client_is_let_wait_for_long() {
     // With moments of an empty queue.
     let gaps = |t: u32| {
         let mut report = paused(t);
-        report.pools[0].cl_waiting = u32::from(t % 20 != 0);
+        report.pools[0].cl_waiting = u32::from(!t.is_multiple_of(20));
         report
     };
     let told = told_at(&mut saturation(), 1..120, true, gaps);
