@@ -287,6 +287,13 @@ fn a_uri_means_what_it_means_to_psql() {
     assert_eq!(system.ssl_root_cert, None);
     let odd = postgres("host=/run/p:g user=u").unwrap().to_string();
     assert_eq!(odd, "postgresql://u@%2Frun%2Fp%3Ag:5432/u");
+    for (host, shown) in [
+        ("fe80::1%eth0", "[fe80::1%25eth0]"),
+        ("a:?/b", "a%3A%3F%2Fb"),
+    ] {
+        let dsn = postgres(&format!("host={host} user=u")).unwrap();
+        assert_eq!(dsn.to_string(), format!("postgresql://u@{shown}:5432/u"));
+    }
     let nul = Config::from_dsn("postgresql://u@h/d\0b", nothing).unwrap_err();
     assert!(nul.to_string().contains("NUL character"), "{nul}");
 

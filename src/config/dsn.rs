@@ -5,6 +5,7 @@
 //! quotes a part of the string that could belong to a password.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -456,9 +457,11 @@ impl fmt::Display for Dsn {
             .remove(b'~');
         let encode = |text| utf8_percent_encode(text, KEEP);
         write!(f, "postgresql://{}@", encode(&self.user))?;
-        // The directory of a socket may have a colon in it.
-        if self.host.contains(':') && !self.host.starts_with('/') {
-            write!(f, "[{}]", self.host)?;
+        // With a zone, perhaps; the directory of a socket may have a colon too.
+        let address = self.host.split('%').next().unwrap_or_default();
+        if address.parse::<Ipv6Addr>().is_ok() {
+            let host = utf8_percent_encode(&self.host, const { &KEEP.remove(b':') });
+            write!(f, "[{host}]")?;
         } else {
             write!(f, "{}", encode(&self.host))?;
         }
