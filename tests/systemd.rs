@@ -63,6 +63,8 @@ fn the_unit_leaves_the_process_little_to_do_harm_with() {
         .args(["security", "--offline=true", "--no-pager", UNIT])
         .output()
     else {
+        let ci = std::env::var_os("CI").is_some_and(|value| !value.is_empty());
+        assert!(!ci, "systemd-analyze is missing: install systemd");
         eprintln!("SKIPPED: systemd-analyze is not here to judge the unit");
         return;
     };
